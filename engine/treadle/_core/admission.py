@@ -1,0 +1,94 @@
+"""Who may start: limits, lanes of equal calls, and fair turns between them; pure counting.
+
+Calls that are subject to the same limits stand in one lane, first come, first served.
+Lanes take turns, so one wide map cannot keep another run's calls from starting.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Limit:
+    """How many may be under way at once; ``capacity`` may change while some are."""
+
+    __slots__ = ("capacity", "used")
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.used = 0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may start."""
+        return self.used < self.capacity
+
+    def __repr__(self) -> str:
+        return f"<Limit {self.used}/{self.capacity}>"
+
+
+Limits = tuple[Limit, ...]
+
+
+class Lanes(Generic[T]):
+    """Queues of what is ready to start, by the limits that it is subject to.
+
+    >>> lanes, two = Lanes(), (Limit(2),)
+    >>> for item in "abc":
+    ...     lanes.push(item, two)
+    >>> lanes.pop(), lanes.pop(), lanes.pop()
+    ('a', 'b', None)
+    >>> lanes.release(two)
+    >>> lanes.pop()
+    'c'
+    """
+
+    def __init__(self) -> None:
+        self._lanes: dict[Limits, deque[T]] = {}
+        self._turn: deque[Limits] = deque()
+
+    def push(self, item: T, limits: Limits) -> None:
+        """Queue something for the moment when all its limits have room."""
+        lane = self._lanes.get(limits)
+        if lane is None:
+            lane = self._lanes[limits] = deque()
+            self._turn.append(limits)
+        lane.append(item)
+
+    def pop(self) -> T | None:
+        """Start the next one whose limits have room, and count it; ``None`` if there is none."""
+        for _ in range(len(self._turn)):
+            limits = self._turn[0]
+            lane = self._lanes[limits]
+            if not lane:
+                self._turn.popleft()
+                del self._lanes[limits]
+                continue
+            self._turn.rotate(-1)
+            for limit in limits:
+                if limit.used >= limit.capacity:
+                    break
+            else:
+                for limit in limits:
+                    limit.used += 1
+                return lane.popleft()
+        return None
+
+    def release(self, limits: Limits) -> None:
+        """Give back what ``pop`` counted."""
+        for limit in limits:
+            limit.used -= 1
+
+    def remove(self, item: T, limits: Limits) -> bool:
+        """Take something out of its lane; False if it is not there."""
+        lane = self._lanes.get(limits)
+        if lane is None or item not in lane:
+            return False
+        lane.remove(item)
+        return True
+
+    def __len__(self) -> int:
+        return sum(map(len, self._lanes.values()))

@@ -1,0 +1,100 @@
+"""Arguments to parameters: the binding of a call, and the search for futures in its arguments; pure."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+PLAIN: frozenset[type] = frozenset({int, str, float, bool, type(None), bytes, complex})
+CONTAINERS: frozenset[type] = frozenset({list, tuple, dict, set, frozenset})
+
+
+class Binder:
+    """Binds arguments to the parameters of one function, fast where the signature is simple.
+
+    >>> def f(a, b=2, *, c=3): ...
+    >>> Binder(f).bind((1,), {"c": 4})
+    {'a': 1, 'c': 4}
+    >>> Binder(f).bind((), {})
+    Traceback (most recent call last):
+    TypeError: f() missing a required argument: 'a'
+    """
+
+    __slots__ = ("_name", "_plain", "_signature", "defaults", "names", "positional")
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self._name = getattr(fn, "__name__", "step")
+        self._signature = inspect.signature(fn)
+        parameters = self._signature.parameters
+        kinds = {parameter.kind for parameter in parameters.values()}
+        self.names = tuple(parameters)
+        by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        self.positional = tuple(name for name, parameter in parameters.items() if parameter.kind in by_position)
+        self.defaults = {
+            name: parameter.default
+            for name, parameter in parameters.items()
+            if parameter.default is not inspect.Parameter.empty
+        }
+        self._plain = kinds <= {inspect.Parameter.POSITIONAL_OR_KEYWORD}
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> dict[str, Any]:
+        """The given arguments by parameter name, without defaults, in the signature's order.
+
+        Raises:
+            TypeError: as a plain call would.
+        """
+        if self._plain and not kwargs and len(args) == len(self.names):
+            return dict(zip(self.names, args, strict=True))
+        try:
+            return self._signature.bind(*args, **(kwargs or {})).arguments
+        except TypeError as error:
+            raise TypeError(f"{self._name}() {error}") from None
+
+    def check(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> None:
+        """Raise ``TypeError`` if the arguments do not fit."""
+        if not (self._plain and not kwargs and len(args) == len(self.names)):
+            self.bind(args, kwargs)
+
+    def parameter(self, position: int) -> str:
+        """The name of the parameter at a position (the last one, if the signature ends in ``*args``)."""
+        return self.names[min(position, len(self.names) - 1)]
+
+
+def find(values: Any, kinds: tuple[type, ...]) -> Iterator[Any]:
+    """Every instance of ``kinds`` among the values, also in nested lists, tuples, dicts and sets.
+
+    >>> list(find([1, {"a": [range(2), (range(3),)]}], (range,)))
+    [range(0, 2), range(0, 3)]
+    """
+    todo = [iter(values)]
+    while todo:
+        for value in todo[-1]:
+            kind = type(value)
+            if kind in PLAIN:
+                continue
+            if kind in CONTAINERS:
+                inner = value.values() if kind is dict else value
+                if not PLAIN.issuperset(map(type, inner)):
+                    todo.append(iter(inner))
+                    break
+            elif isinstance(value, kinds):
+                yield value
+        else:
+            todo.pop()
+
+
+def replace(value: Any, kinds: tuple[type, ...], new: Callable[[Any], Any]) -> Any:
+    """A copy of nested containers in which every instance of ``kinds`` is replaced.
+
+    >>> replace([1, {"a": (range(2),)}], (range,), list)
+    [1, {'a': ([0, 1],)}]
+    """
+    kind = type(value)
+    if kind in PLAIN:
+        return value
+    if kind is dict:
+        return {key: replace(item, kinds, new) for key, item in value.items()}
+    if kind in CONTAINERS:
+        return kind(replace(item, kinds, new) for item in value)
+    return new(value) if isinstance(value, kinds) else value

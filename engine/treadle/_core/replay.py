@@ -1,0 +1,204 @@
+"""From a run's events to what is known of it: the one fold behind results, resume and the cache of a run.
+
+Pure: events in, records out. It does not read the log and does not load values.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from treadle import events as ev
+from treadle._core.machine import RUN_STATUS_OF, STATUS_OF, CallStatus, RunStatus
+
+TAKEN: frozenset[str] = frozenset({"succeeded", "cached"})
+"""Statuses of outcomes that a resume takes over; a skip by condition is one too."""
+
+
+@dataclass(slots=True)
+class CallRecord:
+    """What the log says of one call."""
+
+    name: str
+    step: str
+    status: CallStatus = "pending"
+    identity: bytes = b""
+    code: bytes = b""
+    key: bytes = b""
+    inputs: tuple[ev.Input, ...] = ()
+    artifacts: tuple[int, ...] = ()
+    outputs: tuple[str, ...] = ()
+    attempts: int = 0
+    scheduled_at: float = 0.0
+    started_at: float | None = None
+    ended_at: float | None = None
+    duration_s: float = 0.0
+    saved_s: float = 0.0
+    failure: ev.Failure | None = None
+    skip_reason: str | None = None
+    upstream: str = ""
+    reused: bool = False
+    fallback: bool = False
+    peak_rss_bytes: int = 0
+    cpu_s: float = 0.0
+    metadata: list[bytes] = field(default_factory=list)
+    cut_off: int = 0
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether a resume may take this outcome over."""
+        return (self.status in TAKEN and bool(self.artifacts)) or (
+            self.status == "skipped" and self.skip_reason == "condition"
+        )
+
+
+@dataclass(slots=True)
+class RunRecord:
+    """What the log says of one run."""
+
+    run_id: str
+    pipeline: str = ""
+    status: RunStatus = "running"
+    parent: str = ""
+    parent_call: str = ""
+    accepted: ev.RunAccepted | None = None
+    failure: ev.Failure | None = None
+    reason: str = ""
+    value: int = 0
+    created_at: float = 0.0
+    ended_at: float | None = None
+    recoverable: bool = True
+    epochs: int = 1
+    reused: int = 0
+    performed: int = 0
+    unclaimed: int = 0
+    calls: dict[str, CallRecord] = field(default_factory=dict)
+    last_seq: int = 0
+
+
+def fold(events: Iterable[ev.Event], record: RunRecord | None = None) -> RunRecord:
+    """Apply a run's events, in order, to its record.
+
+    >>> run = fold([ev.CallScheduled(at=1.0, call="f", step="f"), ev.CallCancelled(at=2.0, call="f", step="f")])
+    >>> run.calls["f"].status
+    'cancelled'
+    """
+    run = record or RunRecord("")
+    for event in events:
+        run.last_seq = event.seq
+        if event.call:
+            _apply_to_call(run, event)
+        else:
+            _apply_to_run(run, event)
+    return run
+
+
+def _apply_to_run(run: RunRecord, event: ev.Event) -> None:
+    run.status = RUN_STATUS_OF.get(type(event), run.status)
+    run.run_id = event.run_id or run.run_id
+    match event:
+        case ev.RunAccepted():
+            run.pipeline, run.accepted, run.created_at = event.pipeline, event, event.at
+            run.parent, run.parent_call, run.recoverable = event.parent, event.parent_call, event.recoverable
+        case ev.RunResumed():
+            run.epochs, run.ended_at, run.failure = event.epoch, None, None
+            run.value = run.reused = run.performed = run.unclaimed = 0
+            _cut_off(run)
+        case ev.RunSucceeded():
+            run.value = event.artifacts[0] if event.artifacts else 0
+            run.reused, run.performed, run.unclaimed = event.reused, event.performed, event.unclaimed
+        case ev.RunFailed():
+            run.failure = event.failure
+        case ev.RunCancelled() | ev.RunInterrupted():
+            run.reason = event.reason
+        case _:
+            return
+    if isinstance(event, ev.RunEnded):
+        run.ended_at = event.at
+
+
+def _cut_off(run: RunRecord) -> None:
+    """A resume begins: what was under way when the run stopped has no outcome."""
+    for call in run.calls.values():
+        if call.status in ("pending", "running"):
+            call.status = "interrupted"
+            call.cut_off += call.attempts
+
+
+def _apply_to_call(run: RunRecord, event: ev.Event) -> None:
+    call = run.calls.get(event.call)
+    if call is None:
+        call = run.calls[event.call] = CallRecord(event.call, event.step, scheduled_at=event.at)
+    status = STATUS_OF.get(type(event))
+    if status is not None:
+        call.status = status
+    match event:
+        case ev.CallScheduled():
+            call.reused, call.failure, call.ended_at, call.skip_reason = False, None, None, None
+        case ev.CallStarted():
+            call.attempts = event.attempt
+            call.started_at = call.started_at or event.at
+            if event.identity or event.inputs:
+                call.identity, call.code, call.key, call.inputs = event.identity, event.code, event.key, event.inputs
+        case ev.CallCompleted():
+            call.artifacts, call.outputs, call.duration_s = event.artifacts, event.outputs, event.duration_s
+            call.peak_rss_bytes, call.cpu_s, call.ended_at, call.failure = event.peak_rss_bytes, event.cpu_s, event.at, None
+        case ev.CallCached():
+            call.artifacts, call.outputs, call.saved_s = event.artifacts, event.outputs, event.saved_s
+            call.identity, call.code, call.inputs, call.ended_at = event.identity, event.code, event.inputs, event.at
+        case ev.CallReused():
+            call.reused = True
+        case ev.CallFailed():
+            call.failure, call.duration_s, call.ended_at = event.failure, event.duration_s, event.at
+        case ev.CallRetrying():
+            call.failure = event.failure
+        case ev.CallSkipped():
+            call.skip_reason, call.upstream, call.ended_at = event.reason, event.upstream, event.at
+        case ev.CallCancelled() | ev.CallInterrupted():
+            call.ended_at = event.at
+        case ev.MetadataLogged():
+            call.metadata.append(event.body)
+        case _:
+            pass
+
+
+class Memory:
+    """The outcomes that a resumed run has recorded, for taking over by content.
+
+    Outcomes of one identity form a queue in commit order: the pipeline function may ask
+    for them in any order and from any branch.
+
+    Args:
+        record: the run's record before the resume.
+        keep_stale: take outcomes whose code has changed, too (``recover``); ``resume`` performs such steps again.
+    """
+
+    def __init__(self, record: RunRecord, *, keep_stale: bool) -> None:
+        self._keep_stale = keep_stale
+        self._outcomes: dict[bytes, deque[CallRecord]] = {}
+        self._open: dict[bytes, deque[CallRecord]] = {}
+        self.names = frozenset(record.calls)
+        for call in sorted(record.calls.values(), key=lambda call: call.ended_at or 0.0):
+            if call.identity:
+                queues = self._outcomes if call.is_reusable else self._open
+                queues.setdefault(call.identity, deque()).append(call)
+
+    def take(self, identity: bytes, code: bytes) -> CallRecord | None:
+        """The next recorded outcome of this identity, if there is one that may be used."""
+        queue = self._outcomes.get(identity)
+        if not queue:
+            return None
+        if queue[0].code != code and not self._keep_stale:
+            return None
+        return queue.popleft()
+
+    def reopen(self, identity: bytes) -> CallRecord | None:
+        """The oldest recorded call of this identity that has no outcome to take: the same call, performed again."""
+        queue = self._open.get(identity)
+        return queue.popleft() if queue else None
+
+    @property
+    def unclaimed(self) -> int:
+        """How many recorded outcomes nobody has asked for."""
+        return sum(len(queue) for queue in self._outcomes.values())

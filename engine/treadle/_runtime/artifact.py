@@ -1,0 +1,149 @@
+"""A stored output as users hold it: facts at once, the value on demand, also after its engine is closed."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import msgspec
+
+from treadle.errors import ArtifactDamaged
+from treadle.storage import codecs
+from treadle.storage.rows import ArtifactRow
+
+if TYPE_CHECKING:
+    from treadle.storage.blobs import BlobStore
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Producer:
+    """Where an artifact comes from."""
+
+    run_id: str
+    call: str
+    step: str
+
+
+class Vault:
+    """Turns artifact rows into values; all a result needs after its engine is gone."""
+
+    __slots__ = ("allow_pickle", "blobs", "home")
+
+    def __init__(self, home: str, blobs: BlobStore, *, allow_pickle: bool) -> None:
+        self.home, self.blobs, self.allow_pickle = home, blobs, allow_pickle
+
+    def data(self, row: ArtifactRow) -> bytes:
+        """The verified bytes of an artifact.
+
+        Raises:
+            ArtifactDamaged: they are missing or not those that were stored.
+        """
+        body = row.body
+        if body.data is None:
+            return self.blobs.get(body.location, body.size, body.checksum)
+        if len(body.data) != body.size or codecs.checksum(body.data) != body.checksum:
+            raise ArtifactDamaged(
+                f"artifact {row.name} version {row.version} is damaged in the log's database",
+                fix="run its pipeline again, or restore the home from a backup",
+                path=self.home,
+            )
+        return body.data
+
+    def value(self, row: ArtifactRow) -> Any:
+        """Verify and decode an artifact."""
+        return codecs.decode(row.body.codec, self.data(row), trusted=True, allow_pickle=self.allow_pickle)
+
+    def is_there(self, row: ArtifactRow) -> bool:
+        """Whether the bytes exist with the right size; it does not read them."""
+        return row.body.data is not None or self.blobs.exists(row.body.location, row.body.size)
+
+    @staticmethod
+    def is_quick(row: ArtifactRow) -> bool:
+        """Whether the value is so small that it may be decoded on the event loop."""
+        return row.body.data is not None
+
+
+class Artifact(Generic[T_co]):
+    """An immutable stored output: its name, version and origin, and its value on demand.
+
+    Attributes are facts from the log; ``load()`` and ``read()`` fetch, verify and decode the value.
+    """
+
+    __slots__ = ("_row", "_vault")
+
+    def __init__(self, row: ArtifactRow, vault: Vault) -> None:
+        self._row, self._vault = row, vault
+
+    @property
+    def id(self) -> int:
+        """Its number in this home; 0 while its commit is under way."""
+        return self._row.id
+
+    @property
+    def name(self) -> str:
+        """The name of the output (the step's name, if the step has one output)."""
+        return self._row.name
+
+    @property
+    def version(self) -> int:
+        """Its version among the artifacts of this name, from 1."""
+        return self._row.version
+
+    @property
+    def digest(self) -> str:
+        """The content digest, ``"blake3:<hex>"``: equal for equal values of equal types."""
+        return codecs.format_digest(self._row.body.digest)
+
+    @property
+    def size(self) -> int:
+        """Number of stored bytes."""
+        return self._row.body.size
+
+    @property
+    def codec(self) -> str:
+        """How the value became bytes."""
+        return self._row.body.codec
+
+    @property
+    def type(self) -> str:
+        """The value's type, by name."""
+        return self._row.body.type_name
+
+    @property
+    def created_at(self) -> float:
+        """Wall-clock time of its storing, seconds since the epoch."""
+        return self._row.body.at
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What is known of the value beside its content."""
+        packed = self._row.body.metadata
+        return msgspec.msgpack.decode(packed, type=dict[str, Any]) if packed else {}
+
+    @property
+    def producer(self) -> Producer:
+        """The run, call and step that made it."""
+        body = self._row.body
+        return Producer(body.run, body.call, body.step)
+
+    def read(self) -> T_co:
+        """Fetch, verify and decode the value; blocks.
+
+        Raises:
+            ArtifactDamaged: the bytes are missing or not those that were stored; they were not decoded.
+            DecodeError: the codec, a class or pickle is not available here.
+        """
+        value: T_co = self._vault.value(self._row)
+        return value
+
+    async def load(self) -> T_co:
+        """As ``read``, without blocking the event loop."""
+        if self._vault.is_quick(self._row):
+            return self.read()
+        return await asyncio.to_thread(self.read)
+
+    def __repr__(self) -> str:
+        return f"<Artifact {self.name} v{self.version} {self.type} {self.size} bytes>"

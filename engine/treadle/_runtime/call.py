@@ -1,0 +1,295 @@
+"""A call and its future: what a submitted step is while it is under way.
+
+Knows who waits for whom. What happens to a call, and in which order, is told in
+``lifecycle``; which state may follow which, in ``_core.machine``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
+
+from treadle._core.machine import SETTLED, CallState, CallStatus, Trigger, after
+from treadle._runtime.context import active_call
+from treadle.errors import AwaitCycle, ResultNotReady
+from treadle.events import Input
+from treadle.storage.rows import ArtifactRow
+
+if TYPE_CHECKING:
+    from treadle._core.admission import Limits
+    from treadle._runtime.artifact import Artifact
+    from treadle._runtime.mapping import MapFuture
+    from treadle._runtime.plan import Plan
+    from treadle._runtime.run import Run
+
+T = TypeVar("T")
+
+Ending = Literal["caller", "failure", "interrupt", "timeout", "run_timeout"]
+"""Why a call was told to stop."""
+
+
+class StepFuture(asyncio.Future[T], Generic[T]):
+    """The result to come of one call of a step.
+
+    Await it for the value; give it (or a list, tuple, dict or set with such futures in it)
+    to another step, and that step starts when the value is there. It works with
+    ``asyncio.gather``, ``wait``, ``wait_for``, ``as_completed`` and ``shield``.
+    """
+
+    __slots__ = ("_call", "_output", "_raised")
+    _call: Call
+    _output: str
+
+    @property
+    def name(self) -> str:
+        """The call's name, unique in its run: ``train``, ``train_2``, ``train[0]``."""
+        return self._call.name
+
+    @property
+    def index(self) -> int | None:
+        """The position in its map, or ``None`` for a call of its own."""
+        return self._call.index
+
+    @property
+    def status(self) -> CallStatus:
+        """Where the call is: pending, running, succeeded, cached, failed, skipped, cancelled or interrupted."""
+        return self._call.status
+
+    @property
+    def artifact(self) -> Artifact[T]:
+        """The stored output of the finished call.
+
+        Raises:
+            ResultNotReady: the call has not ended.
+            TreadleError: it has no output, or several (see ``artifacts``).
+        """
+        return cast("Artifact[T]", self._call.artifact(self._output or None))
+
+    @property
+    def artifacts(self) -> dict[str, Artifact[Any]]:
+        """The stored outputs of the finished call, by output name."""
+        return self._call.artifacts()
+
+    def output(self, name: str) -> StepFuture[Any]:
+        """A future of one of several outputs.
+
+        Raises:
+            OptionError: the step has no output of that name.
+        """
+        return self._call.output_future(name)
+
+    def result(self, timeout: float | None = None) -> T:
+        """The value of the finished call, or its error.
+
+        From a thread (a ``def`` pipeline) it waits, ``timeout`` seconds at the most. On the event loop it never
+        waits.
+
+        Raises:
+            ResultNotReady: on the loop, while the call is pending.
+            TimeoutError: the wait took longer than ``timeout``.
+        """
+        if not self.done():
+            self._call.wait_in_thread(self, timeout)
+        self._call.observed()
+        return super().result()
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """The error of the finished call, or ``None``; it waits as ``result`` does."""
+        if not self.done():
+            self._call.wait_in_thread(self, timeout)
+        self._call.observed()
+        return super().exception()
+
+    def cancel(self, msg: Any = None) -> bool:
+        """Cancel the call for all who await it; from any thread. False if it has ended already."""
+        if self.done():
+            return False
+        return self._call.cancel_from_anywhere(self)
+
+    def add_done_callback(self, fn: Callable[[Any], object], /, *, context: contextvars.Context | None = None) -> None:
+        """See ``asyncio.Future.add_done_callback``; it also notices steps that await each other in a circle."""
+        waiting = active_call.get()
+        if waiting is not None and not self.done():
+            self._call.check_cycle(waiting)
+        super().add_done_callback(fn, context=context)
+
+    def __repr__(self) -> str:
+        output = f".{self._output}" if self._output else ""
+        return f"<StepFuture {self._call.name}{output} {self._call.status}>"
+
+
+class Call:
+    """One submission of a step in a run.
+
+    ``pending`` counts the inputs that are not there yet; ``dependents`` are the calls
+    that wait for this one. What only a running call needs is created when it runs.
+    """
+
+    __slots__ = (
+        "_status", "args", "attempt", "attempt_at", "awaited", "budget", "context", "dependents", "derived", "ending",
+        "error", "future", "group", "identity", "index", "inputs", "key", "kwargs", "limits", "name", "pending",
+        "plan", "reused", "roots", "rows", "run", "saved_s", "shape", "slots", "started_at", "started_clock", "state", "task",
+        "timer", "value", "was_observed",
+    )  # fmt: skip
+
+    def __init__(
+        self, run: Run, plan: Plan, name: str, index: int | None, args: tuple[Any, ...], kwargs: dict[str, Any] | None
+    ) -> None:
+        self.run, self.plan, self.name, self.index = run, plan, name, index
+        self.args, self.kwargs = args, kwargs
+        self.state = CallState.WAITING
+        self.pending = 0
+        self.attempt = self.budget = 0
+        self.dependents: list[Call] | None = None
+        self.derived: dict[str, StepFuture[Any]] | None = None
+        self.group: MapFuture[Any] | None = None
+        self.limits: Limits | None = None
+        self.roots: list[Call] | None = None
+        self.context: contextvars.Context | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.ending: Ending | None = None
+        self.error: BaseException | None = None
+        self.value: Any = None
+        self.rows: list[ArtifactRow] | None = None
+        self.inputs: tuple[Input, ...] = ()
+        self.identity = self.key = b""
+        self.saved_s = 0.0
+        self.slots: Limits | None = None
+        self.reused = self.was_observed = False
+        self.shape = ""
+        self.awaited: set[Call] | None = None
+        self.started_at = self.started_clock = self.attempt_at = 0.0
+        self._status: CallStatus = "pending"
+        self.future: StepFuture[Any] = StepFuture(loop=run.loop)
+        self.future._call = self
+        self.future._output = ""
+
+    # -- state ----------------------------------------------------------------------------
+
+    def move(self, trigger: Trigger) -> None:
+        """Enter the state that follows; the table decides."""
+        self.state = after(self.state, trigger)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it has an outcome."""
+        return self.state in SETTLED
+
+    @property
+    def status(self) -> CallStatus:
+        """Its status as users see it."""
+        if self.state is CallState.PERFORMING:
+            return "running"
+        return self._status if self.state is CallState.ENDED else "pending"
+
+    def settle(self, status: CallStatus) -> None:
+        """Take an outcome; it becomes visible when it is committed."""
+        self._status = status
+        self.state = after(self.state, Trigger.OUTCOME)
+
+    @property
+    def outcome(self) -> CallStatus:
+        """The outcome, whether committed or not."""
+        return self._status
+
+    def on_commit(self, error: BaseException | None, /) -> None:
+        """The log has its outcome, or could not take it."""
+        self.run.resolve(self, error)
+
+    @property
+    def is_handled(self) -> bool:
+        """Whether somebody has retrieved its error; awaiting a future that is done leaves its trace only in asyncio."""
+        return self.was_observed or not all(future._log_traceback for future in self.futures())
+
+    def observed(self) -> None:
+        """Somebody has looked at how it ended: its failure, and those it comes from, are handled."""
+        self.was_observed = True
+        for root in self.roots or ():
+            root.was_observed = True
+
+    # -- outputs --------------------------------------------------------------------------
+
+    def artifact(self, output: str | None) -> Artifact[Any]:
+        """The artifact of its only output, or of the one named."""
+        return self.run.artifact_of(self, output)
+
+    def artifacts(self) -> dict[str, Artifact[Any]]:
+        """All artifacts by output name."""
+        return self.run.artifacts_of(self)
+
+    def output_future(self, name: str) -> StepFuture[Any]:
+        """A future of one output, resolved together with the call's own."""
+        self.plan.check_output(name)
+        if self.derived is None:
+            self.derived = {}
+        future = self.derived.get(name)
+        if future is None:
+            future = self.derived[name] = StepFuture(loop=self.run.loop)
+            future._call, future._output = self, name
+            if self.state is CallState.ENDED:
+                self.run.resolve_output(self, name, future)
+        return future
+
+    def futures(self) -> list[StepFuture[Any]]:
+        """Its future and those of single outputs that somebody asked for."""
+        return [self.future, *self.derived.values()] if self.derived else [self.future]
+
+    # -- waiting and cancelling -----------------------------------------------------------
+
+    def wait_in_thread(self, future: StepFuture[Any], timeout: float | None) -> None:
+        """Block a thread until the future is done; refuse to block the loop."""
+        if self.run.engine.is_on_loop():
+            raise ResultNotReady(
+                f"call {self.name} has not ended, and .result() never waits on the event loop",
+                fix="`await` the future instead; .result() waits in `def` pipelines and other threads",
+                call=self.name,
+            )
+        waiting = active_call.get()
+        if waiting is not None:
+            self.check_cycle(waiting)
+        done = threading.Event()
+        self.run.engine.call_on_loop(asyncio.Future.add_done_callback, future, lambda _: done.set())
+        if not done.wait(timeout):
+            raise TimeoutError(f"call {self.name} has not ended after {timeout} s")
+
+    def cancel_from_anywhere(self, future: StepFuture[Any]) -> bool:
+        """Cancel from the loop or from another thread."""
+        if not self.run.engine.is_on_loop():
+            self.run.engine.call_on_loop(self.run.cancel_call, self, "caller", future)
+            return True
+        return self.run.cancel_call(self, "caller", future)
+
+    def check_cycle(self, waiting: Call) -> None:
+        """Note that a step's body waits for this call, and refuse if this call waits for that step."""
+        path = _path(self, waiting)
+        if path is not None:
+            names = (waiting.name, *(call.name for call in path))
+            raise AwaitCycle(
+                f"calls wait for each other in a circle: {' -> '.join(names)}",
+                fix="pass values between steps as arguments, and await calls in the pipeline, not in steps",
+                calls=names,
+            )
+        if waiting.awaited is None:
+            waiting.awaited = set()
+        waiting.awaited.add(self)
+
+    def __repr__(self) -> str:
+        return f"<Call {self.name} {self.state.name}>"
+
+
+def _path(start: Call, goal: Call) -> list[Call] | None:
+    """The chain of awaits from one call to another, if there is one."""
+    todo: list[list[Call]] = [[start]]
+    seen: set[int] = set()
+    while todo:
+        path = todo.pop()
+        if path[-1] is goal:
+            return path
+        if id(path[-1]) not in seen:
+            seen.add(id(path[-1]))
+            todo.extend([*path, call] for call in path[-1].awaited or ())
+    return None

@@ -1,0 +1,26 @@
+"""Which engine, run and call the current code belongs to; context variables and nothing else."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from treadle._runtime.call import Call
+    from treadle._runtime.engine import Engine
+    from treadle._runtime.run import Run
+
+active_engine: ContextVar[Engine | None] = ContextVar("treadle_engine", default=None)
+"""The engine entered with ``async with`` in this context."""
+
+active_run: ContextVar[Run | None] = ContextVar("treadle_run", default=None)
+"""The run whose pipeline function is executing here; ``None`` outside and inside of steps."""
+
+active_call: ContextVar[Call | None] = ContextVar("treadle_call", default=None)
+"""The call whose body is executing here."""
+
+
+def current_run() -> Run | None:
+    """The run in whose pipeline function we are; a run that has ended counts as none."""
+    run = active_run.get()
+    return run if run is not None and not run.is_over else None

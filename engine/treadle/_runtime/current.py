@@ -1,0 +1,90 @@
+"""``treadle.current()``: what the body of a step may know and say of itself."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+from blake3 import blake3
+
+from treadle import events as ev
+from treadle._runtime.call import Call
+from treadle._runtime.context import active_call
+from treadle.errors import EncodeError, NotInRun
+
+
+class Current:
+    """The call whose body is running; obtained with ``treadle.current()``."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run."""
+        return self._call.run.id
+
+    @property
+    def call(self) -> str:
+        """The call's name."""
+        return self._call.name
+
+    @property
+    def attempt(self) -> int:
+        """Number of this attempt, from 1; a resume goes on counting."""
+        return self._call.attempt
+
+    @property
+    def deadline(self) -> float | None:
+        """When this attempt times out: ``time.time()`` seconds, or ``None``."""
+        timeout = self._call.plan.timeout
+        return None if timeout is None else self._call.attempt_at + timeout
+
+    @property
+    def token(self) -> str:
+        """A text that is the same for all attempts and resumes of this call, for outside interfaces that take one."""
+        return blake3(f"{self._call.run.id}/{self._call.name}".encode()).hexdigest()[:32]
+
+    def log_metadata(self, **facts: Any) -> None:
+        """Attach facts (plain data) to this call.
+
+        Raises:
+            EncodeError: a fact is not plain data.
+        """
+        try:
+            body = msgspec.msgpack.encode(facts)
+        except (TypeError, OverflowError) as error:
+            raise EncodeError("metadata has to be plain data", why=str(error), fix="pass numbers, texts, lists and dicts") from None
+        self._append(ev.MetadataLogged(at=time.time(), call=self.call, step=self._call.plan.name, attempt=self.attempt, body=body))
+
+    def progress(self, done: float, total: float | None = None) -> None:
+        """Say how far the step is."""
+        event = ev.Progressed(
+            at=time.time(), call=self.call, step=self._call.plan.name, attempt=self.attempt, done=done, total=total
+        )
+        self._append(event)
+
+    def _append(self, event: ev.Event) -> None:
+        engine = self._call.run.engine
+        if engine.is_on_loop():
+            self._call.run.append(event)
+        else:
+            engine.call_on_loop(self._call.run.append, event)
+
+    def __repr__(self) -> str:
+        return f"<current call {self.call} of run {self.run_id}, attempt {self.attempt}>"
+
+
+def current() -> Current:
+    """The call whose body is running here; works in worker threads too.
+
+    Raises:
+        NotInRun: this is not the body of a step in a run.
+    """
+    call = active_call.get()
+    if call is None:
+        raise NotInRun("current() was called outside of a step in a run", fix="call it in the body of a step that a pipeline runs")
+    return Current(call)

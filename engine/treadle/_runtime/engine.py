@@ -1,0 +1,513 @@
+"""The engine: what one process owns of one home, from opening to close. Everything else is told elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextvars import Token
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+
+from treadle._core.admission import Limit
+from treadle._runtime import defaults, launch, lifecycle, queries, upkeep
+from treadle._runtime.archive import Archive
+from treadle._runtime.artifact import Artifact, Vault
+from treadle._runtime.call import Call
+from treadle._runtime.capture import Capture
+from treadle._runtime.context import active_engine
+from treadle._runtime.handle import RunHandle
+from treadle._runtime.identity import Identities
+from treadle._runtime.results import RunResult, StepResult
+from treadle._runtime.scheduler import Scheduler
+from treadle._runtime.threads import ThreadPool
+from treadle.errors import EngineClosed, EngineForked, OptionError, TreadleError
+from treadle.options import DURABILITIES, UNSET, CachePolicy, Duration, Durability, Keep, PipelineOptions, Retry, StepOptions
+from treadle.options import check_known, seconds
+from treadle.storage import blobs, home, owners
+from treadle.storage.log import Log
+from treadle.storage.reader import Lookup, Reader
+from treadle.storage.schema import DATABASE
+
+if TYPE_CHECKING:
+    from treadle._runtime.pipeline import PipelineFn
+    from treadle._runtime.run import Run
+    from treadle._runtime.step import Step
+    from treadle.events import Event
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+RENEW_S = 1.0
+ABANDONED_EDGE_S = 1.0
+
+
+class Engine:
+    """An embedded engine on one home; use it with ``async with``.
+
+    Args:
+        home: a folder, ``"memory://"``, or ``None`` for ``TREADLE_HOME`` or ``.treadle`` beside the project's files.
+        artifacts: where large artifacts go: ``None`` for the home, else a folder or an fsspec URL.
+        durability: ``"strict"`` (a future resolves after its outcome is on the disk), ``"relaxed"`` (written
+            behind, a crash leaves a prefix), ``"memory"`` (nothing kept).
+        cache: the default for steps that name none.
+        retry: the default for steps that name none.
+        threads: worker threads for sync steps.
+        max_concurrency: calls that are performed at once, over all runs.
+        allow_pickle: whether pickled values may be written and read.
+        capture_print: whether ``print`` in steps goes to their logs, too.
+        keep: how much history is kept.
+        close_timeout: seconds that closing waits for runs before it interrupts them.
+
+    Raises:
+        OptionError: an option is not allowed.
+    """
+
+    def __init__(
+        self,
+        home: str | os.PathLike[str] | None = None,
+        *,
+        artifacts: str | os.PathLike[str] | None = None,
+        durability: Durability = "strict",
+        cache: str | bool | CachePolicy | None = None,
+        retry: int | Retry | None = None,
+        threads: int | None = None,
+        max_concurrency: int | None = None,
+        allow_pickle: bool = True,
+        capture_print: bool = False,
+        keep: Keep | None = None,
+        close_timeout: Duration = 10,
+    ) -> None:
+        check_known((durability,), DURABILITIES, "durability")
+        for name, number in (("threads", threads), ("max_concurrency", max_concurrency)):
+            if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
+                raise OptionError(f"{name}={number!r} is not allowed", fix="give a whole number from 1", option=name)
+        self.id = secrets.token_hex(8)
+        self._home_option, self._artifacts = home, artifacts
+        self.durability: Durability = "memory" if home == "memory://" else durability
+        self.is_strict = self.durability == "strict"
+        self.step_defaults = StepOptions(
+            cache=UNSET if cache is None else CachePolicy.of(cache), retry=UNSET if retry is None else Retry.of(retry)
+        )
+        self.pipeline_defaults = PipelineOptions()
+        self._threads = threads or min(32, (os.cpu_count() or 1) + 4)
+        self.limit = Limit(max_concurrency) if max_concurrency else None
+        self.thread_limit = Limit(self._threads)
+        self.identities = Identities()
+        self.runs_here: dict[str, Run] = {}
+        self.flights: dict[bytes, Call] = {}
+        self.followers: dict[bytes, list[asyncio.Future[None]]] = {}
+        self._step_limits: dict[Step[..., Any], Limit] = {}
+        self._allow_pickle, self.keep = allow_pickle, keep
+        self._capture = Capture(self, prints=capture_print)
+        self._close_timeout_s = seconds(close_timeout, "close_timeout")
+        self._left_behind: set[asyncio.Task[Any]] = set()
+        self._state = "new"
+        self._pid = os.getpid()
+        self._token: Token[Engine | None] | None = None
+        self._ended: list[asyncio.Future[None]] = []
+        self._upkeep: asyncio.Task[None] | None = None
+
+    # -- opening and closing --------------------------------------------------------------
+
+    async def __aenter__(self) -> Engine:
+        await self.open()
+        self._token = active_engine.set(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._token is not None:
+            try:
+                active_engine.reset(self._token)
+            except ValueError:
+                self._token = None  # entered in another context: an ASGI lifespan, say
+        await self.close(interrupt=error is not None)
+
+    async def open(self) -> None:
+        """Open the home: its folder, its lock, its log; and mark what dead engines left running as interrupted.
+
+        Raises:
+            StoreError: the home cannot be used; its files are untouched.
+            EngineClosed: the engine was open before.
+        """
+        if self._state != "new":
+            raise EngineClosed(f"this engine was {self._state} before", fix="make a new Engine for each `async with`")
+        self.loop = asyncio.get_running_loop()
+        self._thread_id, self._pid = threading.get_ident(), os.getpid()
+        self.pool = ThreadPool(self._threads, self.loop, "treadle-step")
+        self.io = ThreadPool(2, self.loop, "treadle-io")
+        self._state = "opening"
+        try:
+            await self.io.run(self._open_storage)
+        except BaseException:
+            self._state = "closed"
+            self.io.close()
+            raise
+        self.scheduler = Scheduler(self.loop, lifecycle.start)
+        self._state = "open"
+        defaults.entered(self)
+        self._capture.install()
+        await self.sweep()
+        self._upkeep = self.loop.create_task(upkeep.watch(self))
+
+    def _open_storage(self) -> None:
+        in_memory = self._home_option == "memory://"
+        if in_memory:
+            self.home = Path("memory:")
+            self._mutex: Any = _NoMutex()
+            self._lock: owners.OwnerLock | None = None
+            database = f"file:treadle-{self.id}?mode=memory&cache=shared"
+            store: blobs.BlobStore = blobs.open_blobs(self._artifacts or f"memory://treadle-{self.id}", self.home)
+        else:
+            self.home = home.prepare_home(home.locate_home(self._home_option))
+            self._mutex = owners.CommitLock(self.home)
+            self._lock = owners.OwnerLock.acquire(self.home, self.id)
+            database = str(self.home / DATABASE)
+            store = blobs.open_blobs(self._artifacts, self.home)
+        self.vault = Vault(str(self.home), store, allow_pickle=self._allow_pickle)
+        try:
+            durable = not in_memory
+            self.log = Log(database, self.id, self._mutex, self.loop, durable=durable, strict=self.is_strict)
+            self.lookup, self.reader = Lookup(database), Reader(database)
+            self.archive = Archive(database, self.vault, in_memory=in_memory)
+        except BaseException:
+            if self._lock is not None:
+                self._lock.release()
+            raise
+
+    async def close(self, *, interrupt: bool = False) -> None:
+        """Wait for runs up to ``close_timeout``, interrupt the rest, and give everything back.
+
+        Args:
+            interrupt: do not wait for runs.
+        """
+        if self._state != "open":
+            return
+        self._state = "closing"
+        if self._upkeep is not None:
+            self._upkeep.cancel()
+        if not interrupt:
+            await self._drain(self._close_timeout_s)
+        for run in list(self.runs_here.values()):
+            run.stop("interrupt")
+        await self._drain(10.0)
+        defaults.left(self)
+        self._capture.remove()
+        self.pool.close()
+        await self.reader.close()
+        await self.log.close()
+        self.lookup.close()
+        self.io.close()
+        self._state = "closed"
+        if self._lock is not None:
+            self._lock.release()
+        self._mutex.close()
+        for wake in self._ended:
+            if not wake.done():
+                wake.set_result(None)
+
+    async def _drain(self, timeout_s: float) -> None:
+        runs = [run.done for run in self.runs_here.values()]
+        if runs:
+            await asyncio.wait(runs, timeout=timeout_s)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether runs can be started on it."""
+        return self._state == "open" and self._pid == os.getpid()
+
+    def check_usable(self) -> None:
+        """Refuse work on an engine that is closed, forked, or cannot write its log.
+
+        Raises:
+            EngineClosed, EngineForked, LogUnavailable: as their names say.
+        """
+        if self._pid != os.getpid():
+            raise EngineForked(
+                "this engine was opened in another process, from which this one was forked",
+                fix="open an engine in each process, after the fork",
+            )
+        if self._state not in ("open", "closing"):
+            raise EngineClosed(f"the engine is {self._state}", fix="use it inside `async with Engine(...) as engine:`")
+        if self.log.unavailable is not None:
+            raise self.log.unavailable
+
+    # -- threads and the loop -------------------------------------------------------------
+
+    def is_on_loop(self) -> bool:
+        """Whether this is the thread of the engine's loop."""
+        return threading.get_ident() == self._thread_id
+
+    def call_on_loop(self, fn: Callable[..., Any], *args: Any) -> None:
+        """Have a function called on the loop, from any thread; a closed loop is nobody's loss."""
+        try:
+            self.loop.call_soon_threadsafe(fn, *args)
+        except RuntimeError:
+            return
+
+    def on_loop(self, fn: Callable[..., T], *args: Any) -> T:
+        """Call a function on the loop and wait for its result; from the loop, at once."""
+        if self.is_on_loop():
+            return fn(*args)
+
+        async def call() -> T:
+            return fn(*args)
+
+        return asyncio.run_coroutine_threadsafe(call(), self.loop).result()
+
+    def block_on(self, awaitable: Any, timeout: float | None = None) -> Any:
+        """Wait in a thread for something on the loop."""
+        if self.is_on_loop():
+            awaitable.close()
+            raise TreadleError("this waits, and never on the event loop", fix="use await")
+        return asyncio.run_coroutine_threadsafe(awaitable, self.loop).result(timeout)
+
+    def wait_for_call(self, run: Run, future: Any) -> Any:
+        """Wait in a ``def`` pipeline's thread for a call; the end of the run comes as a cancellation."""
+        result = future.result()
+        run.raise_if_ending()
+        return result
+
+    # -- runs -----------------------------------------------------------------------------
+
+    async def run(self, target: PipelineFn[P, R], /, *args: P.args, **kwargs: P.kwargs) -> RunResult[R]:
+        """Run a pipeline to its end and give the result; a failure is in it, not raised.
+
+        The run is cancelled when the await is.
+        """
+        self.check_usable()
+        handle = target.with_options(engine=self)._handle(None, args, kwargs)
+        return cast("RunResult[R]", await handle.attached_result())
+
+    async def start(self, target: PipelineFn[P, R], /, *args: P.args, **kwargs: P.kwargs) -> RunHandle[R]:
+        """Start a pipeline and return when the run and its arguments are in the log.
+
+        Raises:
+            IdempotencyConflict: its key was used with other arguments.
+        """
+        self.check_usable()
+        handle = target.with_options(engine=self).start(*args, **kwargs)
+        return await handle.accepted()
+
+    async def resume(self, run_id: str, changed: launch.Changed = "rerun") -> RunResult[Any]:
+        """Take up an interrupted, failed or cancelled run and bring it to its end.
+
+        Recorded outcomes are taken over; what failed, was cancelled or never ended is performed. Steps whose code has
+        changed are performed again (``changed="rerun"``) or taken over (``"keep"``).
+
+        Raises:
+            RunNotFound: there is no such run, or its pipeline or arguments are not to be had.
+        """
+        self.check_usable()
+        row = await self.run_row(run_id)
+        if row["status"] == "succeeded":
+            return await self.get_run(run_id)
+        run = self.runs_here.get(run_id) or await launch.resume(self, run_id, changed=changed)
+        while run is None:
+            await asyncio.sleep(launch.POLL_S)
+            row = await self.run_row(run_id)
+            if row["status"] == "succeeded":
+                return await self.get_run(run_id)
+            run = await launch.resume(self, run_id, changed=changed)
+        await asyncio.shield(run.done)
+        return RunResult(run.id, run.name, self.archive, run)
+
+    async def recover(self, wait: bool = True) -> list[Any]:
+        """Take up every interrupted run of this home whose pipeline can be imported.
+
+        Args:
+            wait: give the results when the runs have ended; else their handles, at once.
+        """
+        self.check_usable()
+        return await upkeep.recover(self, wait=wait)
+
+    async def cancel(self, run_id: str) -> None:
+        """Cancel a run of this engine, or an interrupted one; waits until that is in the log.
+
+        Raises:
+            RunNotFound: there is no such run.
+        """
+        run = self.runs_here.get(run_id)
+        if run is not None:
+            run.stop("caller")
+            await asyncio.shield(run.done)
+            return
+        await self.run_row(run_id)
+        await self.log.transact(upkeep.cancel(run_id))
+
+    def run_ended(self, run: Run) -> None:
+        """A run of this engine is over."""
+        del run
+
+    # -- looking --------------------------------------------------------------------------
+
+    async def get_run(self, run_id: str) -> RunResult[Any]:
+        """The result of a run, over or not.
+
+        Raises:
+            RunNotFound: there is no such run.
+        """
+        row = await self.run_row(run_id)
+        return RunResult(run_id, row["pipeline"], self.archive, self.runs_here.get(run_id))
+
+    async def runs(
+        self, pipeline: str | None = None, status: str | None = None, limit: int = 100, children: bool = False
+    ) -> list[RunResult[Any]]:
+        """The runs of this home, newest first.
+
+        Args:
+            pipeline: only of the pipeline of this name.
+            status: only with this status.
+            limit: at most so many.
+            children: child runs, too.
+        """
+        return await queries.runs(self, pipeline, status, limit, children)
+
+    def events(self, run_id: str | None = None, after: int = 0, follow: bool = False) -> AsyncIterator[Event]:
+        """The events of a run, or of all runs, in the order of their numbers.
+
+        Args:
+            run_id: of which run.
+            after: only those with a higher number.
+            follow: go on with new ones until the run ends (or the engine, if no run is named).
+        """
+        return queries.events(self, run_id, after, follow)
+
+    async def logs(self, run_id: str, step: str | None = None) -> list[Event]:
+        """What the steps of a run said: records with ``at call step attempt level message stream``.
+
+        Args:
+            run_id: of which run.
+            step: only of this step or call.
+        """
+        return await queries.logs(self, run_id, step)
+
+    async def artifact(self, name: str, version: int | None = None) -> Artifact[Any]:
+        """The newest artifact of a name, or the one of that version.
+
+        Raises:
+            ArtifactNotFound: there is none.
+        """
+        return await queries.artifact(self, name, version)
+
+    async def prune(
+        self, *, older_than: Duration | None = None, keep_last: int | None = None, dry_run: bool = False
+    ) -> dict[str, int]:
+        """Forget old runs that are over, and artifacts that nothing names any more.
+
+        Args:
+            older_than: only runs that ended longer ago.
+            keep_last: keep so many of the newest runs of each pipeline.
+            dry_run: say what would go, and leave it.
+
+        Returns:
+            Numbers of ``runs``, ``artifacts`` and ``bytes``.
+        """
+        self.check_usable()
+        return await upkeep.prune(self, older_than, keep_last, dry_run)
+
+    def metrics(self) -> dict[str, float]:
+        """Counters and gauges: ``log_flushes``, ``log_events``, ``calls_running`` and others."""
+        return queries.metrics(self)
+
+    def health(self) -> dict[str, Any]:
+        """Whether the engine can work, and what is wrong if not."""
+        return queries.health(self)
+
+    # -- for the runtime ------------------------------------------------------------------
+
+    async def run_row(self, run_id: str) -> dict[str, Any]:
+        """The row of a run in the table of runs."""
+        return await queries.run_row(self, run_id)
+
+    async def step_results(self, run_id: str, names: Sequence[str]) -> list[StepResult]:
+        """Results of single calls of a run that goes on."""
+        await self.log.flush()
+        result: RunResult[Any] = RunResult(run_id, "", self.archive, self.runs_here.get(run_id))
+        calls = result.step_results
+        return [calls[name] for name in names]
+
+    def step_limit(self, step: Step[..., Any]) -> Limit:
+        """The limit of calls of one step in this engine."""
+        base, capacity = step.base, step.options.max_in_flight
+        assert isinstance(capacity, int)
+        if step.map_limit is not None:
+            base = step
+        limit = self._step_limits.get(base)
+        if limit is None:
+            limit = self._step_limits[base] = Limit(capacity)
+        return limit
+
+    def artifact_of(self, call: Call, output: str | None) -> Artifact[Any]:
+        """One stored output of an ended call."""
+        return queries.artifact_of(call, output, self.vault)
+
+    def is_alive(self, owner: str) -> bool:
+        """Whether the engine of this id lives, here or in another process."""
+        return owner == self.id or (self._lock is not None and owners.is_alive(self.home, owner))
+
+    async def sweep(self) -> int:
+        """Mark the runs of dead engines as interrupted; gives their number."""
+        if self._lock is None:
+            return 0
+        if not await self.reader.rows("SELECT 1 FROM runs WHERE status='running' AND owner<>? LIMIT 1", (self.id,)):
+            return 0
+        return await self.log.transact(launch.sweep(self.id, self.home))
+
+    def renew(self) -> None:
+        """Make sure of the lock that says that this engine lives."""
+        if self._lock is not None:
+            self._lock.renew()
+
+    def handle_of(self, run: Run) -> RunHandle[Any]:
+        """A handle of a run that is under way here."""
+        return RunHandle.of(run)
+
+    def leave_behind(self, task: asyncio.Task[Any]) -> None:
+        """Keep track of a body that swallowed its cancellation; ask it again later."""
+        self._left_behind.add(task)
+        self.loop.call_later(ABANDONED_EDGE_S, _cancel_again, task)
+        self.loop.call_later(5 * ABANDONED_EDGE_S, _cancel_again, task)
+        task.add_done_callback(self._came_back)
+
+    def _came_back(self, task: asyncio.Task[Any]) -> None:
+        self._left_behind.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+    @property
+    def abandoned(self) -> int:
+        """Bodies that were left behind and have not ended."""
+        return len(self._left_behind) + self.pool.abandoned
+
+    def __repr__(self) -> str:
+        place = getattr(self, "home", self._home_option)
+        return f"<Engine {self._state} on {place}, {len(self.runs_here)} runs>"
+
+
+def _cancel_again(task: asyncio.Task[Any]) -> None:
+    if not task.done():
+        task.cancel()
+
+
+class _NoMutex:
+    """In memory there is nobody to exclude."""
+
+    def acquire(self, timeout_s: float) -> bool:
+        del timeout_s
+        return True
+
+    def release(self) -> None:
+        return None
+
+    def close(self) -> None:
+        return None
+
+
+defaults.factory = Engine

@@ -1,0 +1,122 @@
+"""One attempt of a call in this process: async bodies on the loop, sync bodies on a worker thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from functools import partial
+from typing import Any
+
+from treadle._runtime.call import Call
+from treadle._runtime.inputs import Values
+from treadle.errors import StepTimeout, ThreadsExhausted
+
+GRACE_S = 0.03
+"""How long a timed-out body may take to end before its call goes on without it."""
+
+
+async def attempt(call: Call, values: Values) -> Any:
+    """Call the step's function once.
+
+    Raises:
+        StepTimeout: the attempt took longer than the step's timeout.
+        ThreadsExhausted: too many threads are stuck.
+        BaseException: whatever the body raises.
+    """
+    plan = call.plan
+    if call.run.debug:
+        async with call.run.debug_lock:
+            result = plan.fn(*values.args, **values.kwargs)
+            return await result if plan.is_async else result
+    if not plan.is_async:
+        return await _in_thread(call, values)
+    if plan.timeout is not None:
+        return await _on_loop_in_time(call, values, plan.timeout)
+    result = await plan.fn(*values.args, **values.kwargs)
+    if call.ending is not None:
+        raise asyncio.CancelledError
+    return result
+
+
+async def _on_loop_in_time(call: Call, values: Values, timeout_s: float) -> Any:
+    """The body in a task of its own, so that one that swallows its cancellation can be left behind."""
+    body = call.run.loop.create_task(call.plan.fn(*values.args, **values.kwargs), context=contextvars.copy_context())
+    try:
+        done, _ = await asyncio.wait((body,), timeout=timeout_s)
+        if not done:
+            body.cancel()
+            done, _ = await asyncio.wait((body,), timeout=GRACE_S)
+            if not done:
+                call.run.engine.leave_behind(body)
+            elif not body.cancelled():
+                body.exception()
+            raise timed_out(call)
+    except asyncio.CancelledError:
+        body.cancel()
+        await asyncio.wait((body,), timeout=GRACE_S)
+        if not body.done():
+            call.run.engine.leave_behind(body)
+        elif not body.cancelled():
+            body.exception()
+        raise
+    return body.result()
+
+
+async def _in_thread(call: Call, values: Values) -> Any:
+    engine = call.run.engine
+    if engine.pool.abandoned >= engine.pool.size:
+        raise ThreadsExhausted(
+            f"call {call.name} has no thread: {engine.pool.abandoned} worker threads are stuck in steps that were timed out"
+            " or cancelled",
+            fix="let sync steps return in time (pass timeouts to what they call), or use runtime='process'",
+        )
+    future: asyncio.Future[Any] = call.run.loop.create_future()
+    context = contextvars.copy_context()
+    body = partial(context.run, call.plan.fn, *values.args, **values.kwargs)
+    job = engine.pool.start(body, partial(_finish, future))
+    timer = None
+    if call.plan.timeout is not None:
+        timer = call.run.loop.call_later(call.plan.timeout, _expire, future)
+    try:
+        return await future
+    except _Expired:
+        engine.pool.abandon(job)
+        raise timed_out(call) from None
+    except asyncio.CancelledError:
+        engine.pool.abandon(job)
+        raise
+    finally:
+        if timer is not None:
+            timer.cancel()
+
+
+class _Expired(BaseException):
+    """The timer of a thread's attempt rang."""
+
+
+def _expire(future: asyncio.Future[Any]) -> None:
+    if not future.done():
+        future.set_exception(_Expired())
+
+
+def _finish(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+        return
+    if isinstance(error, StopIteration):
+        wrapped = RuntimeError("the step raised StopIteration")
+        wrapped.__cause__ = error
+        error = wrapped
+    future.set_exception(error)
+
+
+def timed_out(call: Call) -> StepTimeout:
+    """The error of an attempt that took too long."""
+    timeout_s = call.plan.timeout or 0.0
+    return StepTimeout(
+        f"call {call.name} took longer than its timeout of {timeout_s:g} s",
+        fix="raise the step's timeout, or make the step faster",
+        timeout_s=timeout_s,
+    )

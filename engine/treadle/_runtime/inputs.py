@@ -1,0 +1,222 @@
+"""The inputs of a call: what its arguments stand for, their content digests, and the copies that a body gets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from blake3 import blake3
+
+from treadle._core.binding import CONTAINERS, PLAIN, find, replace
+from treadle._runtime.artifact import Artifact
+from treadle._runtime.call import Call, StepFuture
+from treadle._runtime.mapping import MapFuture, Unmapped
+from treadle._runtime.plan import hint
+from treadle.errors import EncodeError
+from treadle.events import Input
+from treadle.storage import codecs
+
+if TYPE_CHECKING:
+    from treadle._runtime.engine import Engine
+
+COPIED_BYTES = 64 * 1024
+HEAVY_BYTES = 1 << 20
+HEAVY_ITEMS = 10_000
+LEFT_OUT = bytes(32)
+"""Stands in an identity for an argument that has no digest."""
+
+Stand_ins = (StepFuture, MapFuture, Artifact, Unmapped)
+_QUICK_MODULES = frozenset({"builtins", "datetime", "decimal", "uuid", "pathlib", "fractions", "collections", "zoneinfo"})
+
+
+class Values:
+    """The arguments of a call as its body gets them, and what is known of them."""
+
+    __slots__ = ("args", "bound", "digests", "inputs", "kwargs", "unhashable")
+
+    def __init__(self) -> None:
+        self.args: list[Any] = []
+        self.kwargs: dict[str, Any] = {}
+        self.bound: dict[str, Any] = {}
+        self.digests: dict[str, bytes] = {}
+        self.inputs: tuple[Input, ...] = ()
+        self.unhashable: list[str] = []
+
+
+class _Taken:
+    """One argument: its value for the body, its digest and where it came from."""
+
+    __slots__ = ("artifact", "digest", "producer", "value")
+
+    def __init__(self, value: Any, digest: bytes, producer: str = "", artifact: int = 0) -> None:
+        self.value, self.digest, self.producer, self.artifact = value, digest, producer, artifact
+
+
+def plain(call: Call) -> Values | None:
+    """The inputs, if they can be had at once; ``None`` if something has to be loaded or is large."""
+    taken: dict[str, _Taken] = {}
+    for label, value in _labelled(call):
+        if type(value) not in PLAIN and not _is_quick_argument(call, value):
+            return None
+        taken[label] = _take(call, label, value)
+    return _collect(call, taken)
+
+
+async def load(call: Call) -> Values:
+    """The inputs, with artifacts loaded and large values digested on threads."""
+    engine = call.run.engine
+    taken: dict[str, _Taken] = {}
+    for label, value in _labelled(call):
+        loaded = {id(artifact): await artifact.load() for artifact in find((value,), (Artifact,))}
+        if type(value) in PLAIN or _is_quick_argument(call, value):
+            taken[label] = _take(call, label, value, loaded)
+        else:
+            taken[label] = await engine.io.run(_take, call, label, value, loaded)
+    return _collect(call, taken)
+
+
+def _labelled(call: Call) -> list[tuple[str, Any]]:
+    names = call.plan.binder.positional
+    known = len(names)
+    labelled = [(names[i] if i < known else f"*{i}", value) for i, value in enumerate(call.args)]
+    if call.kwargs:
+        labelled += call.kwargs.items()
+    return labelled
+
+
+def _is_quick_argument(call: Call, value: Any) -> bool:
+    if isinstance(value, StepFuture):
+        return True
+    if isinstance(value, Unmapped):
+        return value.taken is not None or is_quick(value.value)
+    if isinstance(value, (MapFuture, Artifact)):
+        return isinstance(value, MapFuture) and len(value) < HEAVY_ITEMS
+    return is_quick(value) and not next(find((value,), (Artifact,)), None)
+
+
+def _take(call: Call, label: str, value: Any, loaded: dict[int, Any] | None = None) -> _Taken:
+    kind = type(value)
+    if kind in PLAIN:
+        return _Taken(value, codecs.encode(value).digest)
+    if kind is StepFuture:
+        return _take_future(call, label, value)
+    if isinstance(value, Unmapped):
+        if value.taken is None:
+            value.taken = _take(call, label, value.value, loaded)
+            return value.taken
+        return _copied(value.taken, value.value)
+    if isinstance(value, Artifact):
+        content = loaded[id(value)] if loaded else value.read()
+        return _Taken(content, value._row.body.digest, artifact=value.id)
+    if isinstance(value, MapFuture):
+        content, producer = value._values(), value.name
+    elif next(find((value,), Stand_ins), None) is not None:
+        content = replace(value, Stand_ins, lambda item: _content(item, loaded))
+        producer = ",".join(item.name for item in find((value,), (StepFuture, MapFuture)))
+    else:
+        content, producer = value, ""
+    return _digested(call, label, content, producer)
+
+
+def _content(item: Any, loaded: dict[int, Any] | None) -> Any:
+    if isinstance(item, StepFuture):
+        return asyncio.Future.result(item)
+    if isinstance(item, MapFuture):
+        return item._values()
+    if isinstance(item, Unmapped):
+        return item.value
+    return loaded[id(item)] if loaded else item.read()
+
+
+def _take_future(call: Call, label: str, future: StepFuture[Any]) -> _Taken:
+    """A producer's output: its digest is known, and a small mutable value is decoded afresh."""
+    value = asyncio.Future.result(future)
+    producer = future._call
+    name = f"{producer.name}.{future._output}" if future._output else producer.name
+    rows = producer.rows
+    if rows is None or (len(rows) > 1 and not future._output):
+        return _digested(call, label, value, name)
+    row = rows[producer.plan.output_names.index(future._output)] if future._output else rows[0]
+    body = row.body
+    if type(value) not in PLAIN and body.data is not None:
+        value = codecs.decode(body.codec, body.data, trusted=True)
+    return _Taken(value, body.digest, name)
+
+
+def _digested(call: Call, label: str, value: Any, producer: str = "") -> _Taken:
+    try:
+        encoded = encode(call.run.engine, value)
+    except EncodeError as error:
+        if call.plan.policy is not None:
+            hint(f"step {call.plan.name} is not cached: argument {label} cannot be hashed ({error.what})")
+        return _Taken(value, b"", producer)
+    if encoded.mutable and len(encoded.data) <= COPIED_BYTES:
+        value = codecs.decode(encoded.codec, encoded.data, trusted=True)
+    return _Taken(value, encoded.digest, producer)
+
+
+def _copied(taken: _Taken, original: Any) -> _Taken:
+    """An argument that all calls of a map share: digested once, copied for each if it is small and mutable."""
+    if type(original) in PLAIN or not taken.digest:
+        return taken
+    encoded = codecs.encode(original)
+    if encoded.mutable and len(encoded.data) <= COPIED_BYTES:
+        return _Taken(codecs.decode(encoded.codec, encoded.data, trusted=True), taken.digest, taken.producer, taken.artifact)
+    return taken
+
+
+def _collect(call: Call, taken: dict[str, _Taken]) -> Values:
+    plan = call.plan
+    values = Values()
+    count = len(call.args)
+    items = [(label, item) for label, item in taken.items()]
+    values.args = [item.value for _, item in items[:count]]
+    values.kwargs = {label: item.value for label, item in items[count:]}
+    values.bound = {label: item.value for label, item in items}
+    values.unhashable = [label for label, item in items if not item.digest]
+    values.inputs = tuple(Input(label, item.digest, item.producer, item.artifact) for label, item in items)
+    digests: dict[str, bytes] = {}
+    for name in plan.binder.names:
+        item = taken.get(name)
+        if item is not None:
+            digests[name] = item.digest or LEFT_OUT
+        elif name in plan.default_digests:
+            digests[name] = plan.default_digests[name]
+    for label in sorted(taken.keys() - digests.keys()):
+        digests[label] = blake3(label.encode() + b"=" + (taken[label].digest or LEFT_OUT)).digest()
+    values.digests = digests
+    return values
+
+
+# -- encoding -----------------------------------------------------------------------------
+
+
+def is_quick(value: Any) -> bool:
+    """Whether encoding the value on the loop cannot take long, judged by type and size alone."""
+    kind = type(value)
+    if kind in PLAIN:
+        return kind not in (str, bytes) or len(value) < HEAVY_BYTES
+    if kind in CONTAINERS:
+        return len(value) < HEAVY_ITEMS
+    size = getattr(value, "nbytes", None)
+    if isinstance(size, int):
+        return size < HEAVY_BYTES
+    return kind.__module__ in _QUICK_MODULES or hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__struct_fields__")
+
+
+def encode(engine: Engine, value: Any) -> codecs.Encoded:
+    """Encode with this engine's rules."""
+    return codecs.encode(value, code_digest=engine.identities.code_digest, allow_pickle=engine.vault.allow_pickle)
+
+
+def encode_quickly(engine: Engine, value: Any) -> codecs.Encoded | None:
+    """Encode at once what is small; ``None`` for what belongs on a thread."""
+    return encode(engine, value) if is_quick(value) else None
+
+
+def freeze(value: Any) -> None:
+    """Make a large array read-only, since consumers share it."""
+    flags: Callable[..., None] | None = getattr(value, "setflags", None)
+    if flags is not None and type(value).__module__ == "numpy":
+        flags(write=False)

@@ -1,0 +1,408 @@
+"""How a run comes to be: accepted with its arguments, joined by its idempotency key, or taken up again from the log."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import secrets
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+from treadle import events as ev
+from treadle._core.binding import find, replace
+from treadle._core.replay import Memory, RunRecord
+from treadle._runtime import inputs
+from treadle._runtime.artifact import Artifact
+from treadle._runtime.call import StepFuture
+from treadle._runtime.defaults import default_engine
+from treadle._runtime.mapping import MapFuture
+from treadle._runtime.plan import hint, logger
+from treadle._runtime.results import RunResult
+from treadle._runtime.run import Run
+from treadle.errors import ArgumentNotStorable, EncodeError, IdempotencyConflict, OptionError, RunNotFound, RunPoisoned
+from treadle.storage import codecs, failpoints, owners
+from treadle.storage.rows import ArtifactRow, Body, Part
+from treadle.storage.writer import Transaction
+
+if TYPE_CHECKING:
+    from treadle._runtime.engine import Engine
+    from treadle._runtime.pipeline import PipelineFn
+
+References = (StepFuture, MapFuture, Artifact)
+Changed = Literal["rerun", "keep"]
+
+POLL_S = 0.05
+RECOVERIES = 3
+"""After so many recoveries without a new outcome, a run is given up as poisoned."""
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+def new_run_id() -> str:
+    """A new id: 26 characters that sort by time, 48 bits of milliseconds and 80 random ones (as in ULID)."""
+    number = int(time.time() * 1000) << 80 | int.from_bytes(secrets.token_bytes(10), "big")
+    return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+class Launched:
+    """A run that was started here, joined, or found to be over."""
+
+    __slots__ = ("engine", "run", "run_id")
+
+    def __init__(self, run_id: str, run: Run | None, engine: Engine | None) -> None:
+        self.run_id, self.run, self.engine = run_id, run, engine
+
+    async def result(self) -> RunResult[Any]:
+        """The result of the ended run."""
+        if self.run is not None:
+            return RunResult(self.run.id, self.run.name, self.run.engine.archive, self.run)
+        assert self.engine is not None
+        return await self.engine.get_run(self.run_id)
+
+
+def is_deferred(target: PipelineFn[..., Any], parent: Run | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether something has to be awaited before the run can begin."""
+    if target.options.idempotency_key or (parent is not None and parent.memory is not None):
+        return True
+    return next(find((args, kwargs), References), None) is not None
+
+
+def begin(
+    engine: Engine, target: PipelineFn[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], parent: Run | None, run_id: str
+) -> Run:
+    """Accept a run and start its function; the acceptance shares a flush with what the run does first."""
+    engine.check_usable()
+    run = Run(engine, run_id, target, engine.pipeline_defaults.over(target.options), args, kwargs, parent)
+    encoded = _arguments(run)
+    _accept(run, encoded)
+    run.start()
+    return run
+
+
+def _arguments(run: Run) -> codecs.Encoded | None:
+    """The arguments as the log keeps them; ``None`` if they cannot be kept."""
+    try:
+        return inputs.encode(run.engine, [list(run.args), run.kwargs])
+    except EncodeError as error:
+        if run.options.idempotency_key:
+            raise ArgumentNotStorable(
+                f"pipeline {run.name} has an idempotency key, and its argument {_parameter(run, error)} cannot be stored",
+                why=error.what,
+                fix="pass plain data (an address instead of a client), or leave the idempotency key away",
+                parameter=_parameter(run, error),
+            ) from error
+        run.recoverable = False
+        hint(f"runs of pipeline {run.name} cannot be resumed: argument {_parameter(run, error)} cannot be stored")
+        return None
+
+
+def _parameter(run: Run, error: EncodeError) -> str:
+    bound = run.target.binder.bind(run.args, run.kwargs)
+    for name, value in bound.items():
+        try:
+            inputs.encode(run.engine, value)
+        except EncodeError:
+            return name
+    return getattr(error, "path", "")
+
+
+def _accept(run: Run, encoded: codecs.Encoded | None) -> None:
+    engine = run.engine
+    log = engine.log
+    log.accept(
+        [run.id, run.name, run.target.target, engine.id, run.parent.id if run.parent else "", run.recoverable, run.created_at]
+    )
+    part = run.append(_accepted(run, encoded, run.part()))
+    part.waiters.append(_Accepted(run))
+    log.kick()
+    logger.log(logging.INFO, "run %s of %s started", run.id, run.name)
+    failpoints.hit("accepted")
+
+
+def _accepted(run: Run, encoded: codecs.Encoded | None, part: Part) -> ev.RunAccepted:
+    """The event; large arguments go beside it, as an artifact."""
+    data, codec = (bytes(encoded.data), encoded.codec) if encoded is not None else (b"", "")
+    if encoded is not None and len(data) > 64 * 1024:
+        location = run.engine.vault.blobs.put(data, encoded.checksum)
+        body = Body(
+            encoded.digest, encoded.checksum, len(data), codec, encoded.type_name, run.id, "", "", run.created_at, location=location
+        )
+        part.artifacts.append(ArtifactRow(f"arguments:{run.name}", body))
+        data = b""
+    return ev.RunAccepted(
+        at=run.created_at, pipeline=run.name, parent=run.parent.id if run.parent else "", parent_call=run.parent_call,
+        arguments=data, codec=codec, recoverable=run.recoverable,
+    )  # fmt: skip
+
+
+class _Accepted:
+    """Tells a run that its acceptance is in the log."""
+
+    __slots__ = ("run",)
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def on_commit(self, error: BaseException | None, /) -> None:
+        future = self.run.accepted
+        if future.done():
+            return
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+
+# -- with something to wait for -----------------------------------------------------------
+
+
+async def launch(
+    engine: Engine | None, target: PipelineFn[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], parent: Run | None, run_id: str
+) -> Launched:
+    """Start a run that needs an engine opened, its arguments resolved, or its key or past looked up first."""
+    engine = engine or await default_engine()
+    engine.check_usable()
+    args = tuple([await _resolved(value) for value in args])
+    kwargs = {name: await _resolved(value) for name, value in kwargs.items()}
+    if target.options.idempotency_key:
+        return await _launch_once(engine, target, args, kwargs, parent, run_id)
+    if parent is not None and parent.memory is not None:
+        again = await _child_again(engine, target, args, kwargs, parent)
+        if again is not None:
+            return again
+    return Launched(run_id, begin(engine, target, args, kwargs, parent, run_id), engine)
+
+
+async def _resolved(value: Any) -> Any:
+    found = list(find((value,), References))
+    if not found:
+        return value
+    content = {id(item): await item.load() if isinstance(item, Artifact) else await item for item in found}
+    return replace(value, References, lambda item: content[id(item)])
+
+
+async def _launch_once(
+    engine: Engine, target: PipelineFn[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], parent: Run | None, run_id: str
+) -> Launched:
+    """One run per key and input, whoever asks: join it, take its outcome, take it up again, or be the first."""
+    run = Run(engine, run_id, target, engine.pipeline_defaults.over(target.options), args, kwargs, parent)
+    encoded = _arguments(run)
+    assert encoded is not None
+    digest, key = encoded.digest, target.options.idempotency_key
+    held: list[Part] = []
+
+    def accept(transaction: Transaction) -> tuple[str, bytes, str, str] | None:
+        known = transaction.connection.execute(
+            "SELECT id, arguments_digest, status, owner FROM runs WHERE pipeline=? AND key=?", (run.name, key)
+        ).fetchone()
+        if known is not None:
+            return tuple(known)
+        transaction.connection.execute(
+            "INSERT INTO runs(id, pipeline, target, status, owner, parent, key, arguments_digest, created_at)"
+            " VALUES(?, ?, ?, 'running', ?, ?, ?, ?, ?)",
+            (run.id, run.name, target.target, engine.id, parent.id if parent else "", key, digest, run.created_at),
+        )
+        part = Part(run.id, 1)
+        part.events.append(_accepted(run, encoded, part))
+        held.append(part)
+        transaction.append(part)
+        return None
+
+    known = await engine.log.transact(accept)
+    if known is None:
+        run.accepted.set_result(None)
+        run.start()
+        return Launched(run.id, run, engine)
+    known_id, known_digest, status, owner = known
+    if known_digest != digest:
+        raise IdempotencyConflict(
+            f"idempotency key {key!r} of pipeline {run.name} was used with other arguments, by run {known_id}",
+            fix="use a new key for new arguments",
+            run_id=known_id,
+        )
+    return await _join(engine, target, known_id, status, owner)
+
+
+async def _join(engine: Engine, target: PipelineFn[..., Any], run_id: str, status: str, owner: str) -> Launched:
+    while True:
+        here = engine.runs_here.get(run_id)
+        if here is not None:
+            return Launched(run_id, here, engine)
+        if status in ("succeeded", "failed"):
+            return Launched(run_id, None, engine)
+        if status in ("cancelled", "interrupted") or not engine.is_alive(owner):
+            resumed = await resume(engine, run_id, changed="keep", target=target)
+            if resumed is not None:
+                return Launched(run_id, resumed, engine)
+        await asyncio.sleep(POLL_S)
+        row = await engine.run_row(run_id)
+        status, owner = row["status"], row["owner"]
+
+
+async def _child_again(
+    engine: Engine, target: PipelineFn[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], parent: Run
+) -> Launched | None:
+    """In a resumed run, a child with the same pipeline and arguments is the same child."""
+    try:
+        wanted = inputs.encode(engine, [list(args), kwargs]).digest
+    except EncodeError:
+        return None
+    rows = await engine.reader.rows(
+        "SELECT id, status, target FROM runs WHERE parent=? AND pipeline=? ORDER BY number", (parent.id, target.name)
+    )
+    for run_id, status, name in rows:
+        if run_id in parent.claimed_children or name != target.target:
+            continue
+        record = engine.archive.record(run_id)
+        if _recorded_digest(engine, record) != wanted:
+            continue
+        parent.claimed_children.add(run_id)
+        if status == "succeeded":
+            return Launched(run_id, None, engine)
+        if run_id in engine.runs_here:
+            continue
+        resumed = await resume(engine, run_id, changed="keep", target=target, parent=parent)
+        if resumed is not None:
+            return Launched(run_id, resumed, engine)
+    return None
+
+
+def _recorded_digest(engine: Engine, record: RunRecord) -> bytes:
+    stored = _stored_arguments(engine, record)
+    return codecs.checksum(stored[1]) if stored is not None else b""
+
+
+def _stored_arguments(engine: Engine, record: RunRecord) -> tuple[str, bytes] | None:
+    accepted = record.accepted
+    if accepted is None or not accepted.codec:
+        return None
+    if accepted.arguments:
+        return accepted.codec, accepted.arguments
+    rows = engine.archive.named_in_run(f"arguments:{record.pipeline}", record.run_id)
+    return (accepted.codec, engine.vault.data(rows[0])) if rows else None
+
+
+# -- again --------------------------------------------------------------------------------
+
+
+def find_target(target: str) -> PipelineFn[..., Any] | None:
+    """The pipeline that a recorded run names, imported if need be; ``None`` if it is not to be found."""
+    module, _, qualified = target.partition(":")
+    try:
+        found: Any = sys.modules.get(module) or importlib.import_module(module)
+        for part in qualified.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError):
+        return None
+    return found if hasattr(found, "fn") and hasattr(found, "target") else None
+
+
+async def resume(
+    engine: Engine,
+    run_id: str,
+    *,
+    changed: Changed,
+    target: PipelineFn[..., Any] | None = None,
+    parent: Run | None = None,
+    recovery: bool = False,
+) -> Run | None:
+    """Take a run up again: claim it, load its past, and perform the function again.
+
+    Returns ``None`` if it is somebody else's just now.
+
+    Raises:
+        RunNotFound: there is no such run, or its pipeline or arguments are not to be had.
+        RunPoisoned: it was recovered too often without a new outcome.
+    """
+    row = await engine.run_row(run_id)
+    target = target or find_target(row["target"])
+    if target is None:
+        raise RunNotFound(
+            f"run {run_id} is of pipeline {row['target']}, which cannot be imported here",
+            fix="resume it where the pipeline is defined at module level, in the same module",
+        )
+    record = engine.archive.record(run_id)
+    stored = _stored_arguments(engine, record)
+    if stored is None:
+        raise RunNotFound(
+            f"run {run_id} cannot be resumed: its arguments are not in the log", fix="start it again with its arguments"
+        )
+    args, kwargs = codecs.decode(stored[0], stored[1], trusted=True)  # type: ignore[misc]  # what begin() stored
+    claimed = await engine.log.transact(_claim(engine, run_id, changed, recovery, record))
+    if claimed is None:
+        return None
+    epoch, poisoned = claimed
+    if poisoned:
+        raise RunPoisoned(
+            f"run {run_id} was recovered {RECOVERIES} times without a new outcome, and is not tried again",
+            why="a step may be killing the process",
+            fix="look at its last started call; `await engine.resume(run_id)` tries it once more",
+            run_id=run_id,
+        )
+    options = engine.pipeline_defaults.over(target.options)
+    run = Run(engine, run_id, target, options, tuple(args), dict(kwargs), parent)
+    run.epoch, run.created_at = epoch, record.created_at
+    record = engine.archive.record(run_id)
+    run.memory = Memory(record, keep_stale=changed == "keep")
+    run.is_detached = parent is None
+    run.accepted.set_result(None)
+    run.start()
+    return run
+
+
+def _claim(engine: Engine, run_id: str, changed: Changed, recovery: bool, record: RunRecord) -> Any:
+    """Compare and set (owner, epoch), in one transaction; gives the new epoch, and whether the run is poisoned."""
+    outcomes = sum(1 for call in record.calls.values() if call.is_reusable)
+
+    def claim(transaction: Transaction) -> tuple[int, bool] | None:
+        status, owner, epoch, recoveries, seen = transaction.connection.execute(
+            "SELECT status, owner, epoch, recoveries, outcomes FROM runs WHERE id=?", (run_id,)
+        ).fetchone()
+        if status == "running" and engine.is_alive(owner):
+            return None
+        recoveries = recoveries + 1 if recovery and outcomes <= seen else 0
+        poisoned = recovery and recoveries > RECOVERIES
+        part = Part(run_id, epoch + 1)
+        if poisoned:
+            failure = ev.Failure("treadle.errors:RunPoisoned", f"recovered {RECOVERIES} times without a new outcome")
+            part.events.append(ev.RunFailed(at=time.time(), failure=failure))
+        else:
+            part.events.append(ev.RunResumed(at=time.time(), epoch=epoch + 1, engine=engine.id, changed=changed))
+        transaction.append(part)
+        transaction.connection.execute(
+            "UPDATE runs SET status=?, owner=?, epoch=?, ended_at=NULL, recoveries=?, outcomes=? WHERE id=?",
+            ("failed" if poisoned else "running", engine.id, epoch + 1, recoveries, outcomes, run_id),
+        )
+        return epoch + 1, poisoned
+
+    return claim
+
+
+def sweep(engine_id: str, home: Any) -> Any:
+    """Mark as interrupted what belongs to engines that are dead; to be run in a transaction."""
+
+    def work(transaction: Transaction) -> int:
+        rows = transaction.connection.execute(
+            "SELECT id, owner, epoch FROM runs WHERE status='running' AND owner<>?", (engine_id,)
+        ).fetchall()
+        alive: dict[str, bool] = {}
+        count = 0
+        for run_id, owner, epoch in rows:
+            if owner not in alive:
+                alive[owner] = owners.is_alive(home, owner)
+            if alive[owner]:
+                continue
+            part = Part(run_id, epoch)
+            now = time.time()
+            part.events.append(ev.RunInterrupted(at=now, reason="the process of its engine ended"))
+            part.ended = ("interrupted", now)
+            transaction.append(part)
+            count += 1
+        return count
+
+    return work
+
+
+__all__ = ["Launched", "OptionError", "begin", "find_target", "is_deferred", "launch", "new_run_id", "resume", "sweep"]

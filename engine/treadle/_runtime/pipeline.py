@@ -1,0 +1,205 @@
+"""The ``@pipeline`` decorator: a function whose step calls become tracked tasks of one run."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+
+from treadle._core.binding import Binder
+from treadle._runtime.context import active_call, current_run
+from treadle._runtime.handle import RunHandle
+from treadle._runtime.step import Step
+from treadle.errors import OptionError, RunInsideLoop
+from treadle.options import UNSET, CachePolicy, FailureMode, PipelineOptions, Retry, Unset
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+    from typing import Self
+
+    from treadle._runtime.engine import Engine
+    from treadle._runtime.results import RunResult
+    from treadle._runtime.run import Run
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class PipelineFn(Generic[P, R_co]):
+    """A function as a pipeline.
+
+    ``await p(x)`` runs it and gives its value, or raises its error; ``p.start(x)`` starts it and gives a handle;
+    ``p.run(x)`` is the blocking form for scripts and gives a ``RunResult``. In the body of a step it is a plain
+    function; in another pipeline it is a child run.
+
+    Attributes:
+        fn: the plain function.
+        name: the pipeline's name.
+        options: what was asked of it.
+    """
+
+    __treadle_callable__: ClassVar[bool] = True
+
+    def __init__(self, fn: Callable[..., Any], options: PipelineOptions) -> None:
+        self.fn = fn
+        self.options = options
+        self.name: str = options.name if isinstance(options.name, str) else fn.__name__
+        self.is_async = inspect.iscoroutinefunction(fn)
+        self.binder = Binder(fn)
+        functools.update_wrapper(self, fn)
+
+    @property
+    def target(self) -> str:
+        """Where another process finds it: ``module:qualified.name``."""
+        return f"{self.fn.__module__}:{self.fn.__qualname__}"
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+        run = current_run()
+        if run is None and active_call.get() is not None:
+            result: Coroutine[Any, Any, R_co] = self.fn(*args, **kwargs)
+            return result
+        self.binder.check(args, kwargs)
+        if run is None or run.engine.is_on_loop():
+            return self._attached(run, args, kwargs)
+        value: Any = run.engine.block_on(self._attached(run, args, kwargs))
+        return cast("Coroutine[Any, Any, R_co]", value)
+
+    async def _attached(self, parent: Run | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R_co:
+        return cast("R_co", await self._handle(parent, args, kwargs).attached())
+
+    def start(self, *args: P.args, **kwargs: P.kwargs) -> RunHandle[R_co]:
+        """Start a run and give its handle; the run goes on whoever stops awaiting it.
+
+        Raises:
+            RuntimeError: no event loop is running here.
+        """
+        self.binder.check(args, kwargs)
+        return self._handle(None, args, kwargs)
+
+    def _handle(self, parent: Run | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunHandle[Any]:
+        return RunHandle(self, args, kwargs, parent)
+
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> RunResult[R_co]:
+        """Run to the end and give the result; for scripts, it opens and closes a loop and an engine of its own.
+
+        A failure is in the result, not raised (but for ``debug=True``).
+
+        Raises:
+            RunInsideLoop: an event loop is running here; ``await`` the pipeline instead.
+        """
+        self.binder.check(args, kwargs)
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            pass
+        else:
+            raise RunInsideLoop(
+                f"{self.name}.run() was called inside a running event loop, which it would block",
+                fix=f"`await {self.name}(...)` for the value, or `await engine.run({self.name}, ...)` for a RunResult",
+            )
+        return asyncio.run(self._run(args, kwargs))
+
+    async def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunResult[R_co]:
+        result = await self._handle(None, args, kwargs).attached_result()
+        if self.options.debug is True:
+            result.raise_for_failure()
+        return result
+
+    def with_options(
+        self,
+        *,
+        name: str | None | Unset = UNSET,
+        debug: bool | Unset = UNSET,
+        failure_mode: FailureMode | Unset = UNSET,
+        timeout: float | str | timedelta | None | Unset = UNSET,
+        idempotency_key: str | None | Unset = UNSET,
+        max_concurrency: int | None | Unset = UNSET,
+        cache: str | bool | CachePolicy | Unset = UNSET,
+        retry: int | Retry | Unset = UNSET,
+        tags: Sequence[str] | Unset = UNSET,
+        engine: Engine | Unset = UNSET,
+    ) -> Self:
+        """A changed copy.
+
+        Args:
+            name: of the pipeline.
+            debug: run every step by itself, in this thread, with no timeout, retry or cache.
+            failure_mode: ``"fail_fast"``, ``"stop"`` or ``"continue"``.
+            timeout: seconds for the whole run.
+            idempotency_key: runs of this pipeline with one key and one input are one run.
+            max_concurrency: calls of the run that are performed at once.
+            cache, retry: defaults for its steps.
+            tags: recorded with the run.
+            engine: the engine to run on.
+
+        Raises:
+            OptionError: a value is not allowed.
+        """
+        given: Mapping[str, Any] = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
+        changes = PipelineOptions.read(given, f"{self.name}.with_options")
+        return type(self)(self.fn, self.options.over(changes))
+
+    def __repr__(self) -> str:
+        return f"<pipeline {self.name}>"
+
+
+class PipelineDecorator(Protocol):
+    """What ``@pipeline(...)`` gives: the decorator."""
+
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> PipelineFn[P, R]: ...
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> PipelineFn[P, R]: ...
+
+
+@overload
+def pipeline(fn: Callable[P, Coroutine[Any, Any, R]], /) -> PipelineFn[P, R]: ...
+@overload
+def pipeline(fn: Callable[P, R], /) -> PipelineFn[P, R]: ...
+@overload
+def pipeline(
+    *,
+    name: str | None = ...,
+    failure_mode: FailureMode = ...,
+    timeout: float | str | timedelta | None = ...,
+    max_concurrency: int | None = ...,
+    cache: str | bool | CachePolicy = ...,
+    retry: int | Retry = ...,
+    tags: Sequence[str] = ...,
+) -> PipelineDecorator: ...
+def pipeline(fn: Any = None, /, **given: Any) -> Any:
+    """Make a function a pipeline: what it calls of steps becomes one durable run.
+
+    Args:
+        fn: the function, ``async def`` (runs on the event loop) or ``def`` (runs in a thread of its own).
+        name: the pipeline's name; the function's by default.
+        failure_mode: what a failure does to the rest: ``"fail_fast"`` cancels it, ``"stop"`` lets running calls
+            finish, ``"continue"`` lets everything finish that does not depend on it.
+        timeout: seconds for the whole run.
+        max_concurrency: calls that are performed at once.
+        cache, retry: defaults for its steps.
+        tags: recorded with each run.
+
+    Raises:
+        OptionError: an option is unknown or not allowed, or ``fn`` is a method, a generator or no function.
+    """
+    if fn is not None:
+        if given:
+            raise OptionError("@pipeline takes a function or options, not both", fix="write @pipeline(...) above the function")
+        return _make(fn, PipelineOptions())
+    for name in ("idempotency_key", "engine", "debug"):
+        if name in given:
+            raise OptionError(f"@pipeline has no option {name!r}", fix=f"use pipeline.with_options({name}=...)", option=name)
+    return functools.partial(_make, options=PipelineOptions.read(given))
+
+
+def _make(fn: Any, options: PipelineOptions) -> PipelineFn[..., Any]:
+    if isinstance(fn, Step):
+        raise OptionError(f"{fn.name} is a step", fix="decorate the function with @step or with @pipeline, not with both")
+    if not inspect.isfunction(fn) or inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        name = getattr(fn, "__qualname__", repr(fn))
+        raise OptionError(f"{name} cannot be a pipeline", fix="decorate a def or an async def that is no generator")
+    return PipelineFn(fn, options)

@@ -1,0 +1,178 @@
+"""What a step means in one run: its options decided, its identity and code taken; made once per step and run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from blake3 import blake3
+
+from treadle._core.admission import Limit, Limits
+from treadle._core.binding import Binder
+from treadle.errors import EncodeError, OptionError
+from treadle.options import UNSET, CachePolicy, Retry, StepOptions, Unset
+from treadle.storage import codecs
+
+if TYPE_CHECKING:
+    from treadle._runtime.identity import Identities
+    from treadle._runtime.step import Step
+
+logger = logging.getLogger("treadle")
+
+
+class Plan:
+    """One step in one run.
+
+    ``identity`` names the step without its code, ``code`` is the code's fingerprint;
+    ``policy`` is ``None`` if nothing of it is cached.
+    """
+
+    __slots__ = (
+        "binder", "code", "default_digests", "fn", "identity", "is_async", "limits", "name", "needs_key", "output_names",
+        "outputs", "persist", "policy", "retry", "runtime", "salt", "step", "timeout",
+    )  # fmt: skip
+
+    def __init__(self, step: Step[..., Any], options: StepOptions, identities: Identities) -> None:
+        self.step = step
+        self.fn: Callable[..., Any] = step.fn
+        self.binder: Binder = step.binder
+        self.is_async = step.is_async
+        self.name: str = step.name
+        self.outputs: tuple[str, ...] = _or(options.outputs, ())
+        self.output_names = self.outputs or (self.name,)
+        self.retry: Retry = _or(options.retry, _ONCE)
+        self.timeout: float | None = _or(options.timeout, None)
+        self.runtime: str = _or(options.runtime, "inline")
+        self.persist: bool = _or(options.persist, True)
+        self.policy: CachePolicy | None = _or(options.cache, _DEFAULT_CACHE) if self.persist else None
+        self.limits: Limits = ()
+        known = identities.of(step, self.output_names, self.policy)
+        self.identity, self.code = known.identity, known.code
+        self.default_digests = known.defaults
+        if known.unhashable and self.policy is not None:
+            hint(f"step {self.name} is not cached: {', '.join(known.unhashable)} of it cannot be hashed")
+            self.policy = None
+        version: str | None = _or(options.version, None)
+        self.salt = self._salt(version)
+
+    def _salt(self, version: str | None) -> bytes:
+        """What the cache key has beside the identity: code or version, files, and other dependencies."""
+        policy = self.policy
+        if policy is None:
+            return b""
+        if not self.code and policy.code and version is None:
+            hint(f"step {self.name} is not cached: neither source nor bytecode of it can be had")
+            self.policy = None
+            return b""
+        salt = blake3(b"code:" if policy.code else b"input:")
+        if version is not None:
+            salt.update(b"version:" + version.encode())
+        elif policy.code:
+            salt.update(self.code)
+        for path in policy.files:
+            salt.update(_file_digest(path))
+        return salt.digest()
+
+    def check_output(self, name: str) -> None:
+        """Refuse the name of an output that the step does not have."""
+        if name not in self.output_names:
+            raise OptionError(
+                f"step {self.name} has no output {name!r}", fix=f"its outputs are {', '.join(self.output_names)}", option=name
+            )
+
+    def cache_key(self, identity: bytes, digests: dict[str, bytes], values: Callable[[], dict[str, Any]]) -> bytes:
+        """The cache key of a call: 32 bytes."""
+        policy = self.policy
+        assert policy is not None
+        if policy.key is not None:
+            text = policy.key(values())
+            if not isinstance(text, str):
+                raise OptionError(
+                    f"CachePolicy(key=) of step {self.name} gave {type(text).__name__}", fix="let it return a text", option="key"
+                )
+            return blake3(self.identity + self.salt + text.encode()).digest()
+        if not policy.inputs:
+            return blake3(self.identity + self.salt + b"no inputs").digest()
+        if policy.ignore:
+            kept = [name.encode() + b"=" + digest for name, digest in digests.items() if name not in policy.ignore]
+            return blake3(self.identity + self.salt + b"|".join(kept)).digest()
+        return blake3(identity + self.salt).digest()
+
+    def split(self, value: Any) -> tuple[list[Any], str]:
+        """What a body returned as one value per output, and in which shape it came.
+
+        Raises:
+            OptionError: the number or the names do not match the declared outputs.
+        """
+        if len(self.outputs) < 2:
+            return [value], ""
+        if isinstance(value, dict):
+            given: Sequence[Any] = list(value)
+            if set(given) == set(self.outputs):
+                return [value[name] for name in self.outputs], "dict"
+        elif isinstance(value, (tuple, list)):
+            given = value
+            if len(given) == len(self.outputs):
+                return list(given), "list" if isinstance(value, list) else "tuple"
+        else:
+            given = [value]
+        raise OptionError(
+            f"step {self.name} declares {len(self.outputs)} outputs ({', '.join(self.outputs)}) and returned"
+            f" {type(value).__name__} of {len(given)}",
+            fix="return a tuple or list with one value per output, or a dict with the outputs' names",
+            option="outputs",
+        )
+
+    @staticmethod
+    def join(values: list[Any], shape: str, names: tuple[str, ...]) -> Any:
+        """The reverse of ``split``."""
+        if shape == "dict":
+            return dict(zip(names, values, strict=True))
+        if shape == "list":
+            return values
+        return tuple(values) if shape == "tuple" else values[0]
+
+    def limited(self, limits: Sequence[Limit | None]) -> Limits:
+        """Take the limits that all calls of this step in this run are subject to."""
+        self.limits = tuple(limit for limit in limits if limit is not None)
+        return self.limits
+
+
+_ONCE = Retry(max_attempts=1)
+_DEFAULT_CACHE = CachePolicy()
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is UNSET or isinstance(value, Unset) else value
+
+
+def _file_digest(path: str) -> bytes:
+    digest = blake3(b"file:" + path.encode())
+    try:
+        with open(path, "rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    except OSError as error:
+        raise OptionError(f"CachePolicy(files=) names {path!r}, which cannot be read", why=str(error), option="files") from error
+    return digest.digest()
+
+
+_hinted: set[str] = set()
+
+
+def hint(text: str) -> None:
+    """Say something useful once per process, as a warning record of the ``treadle`` logger."""
+    if text not in _hinted:
+        if len(_hinted) > 1000:
+            _hinted.clear()
+        _hinted.add(text)
+        logger.warning(text)
+
+
+def digest_or_empty(value: Any, code_digest: Callable[[object], bytes] | None) -> bytes:
+    """The content digest, or ``b""`` if the value has none."""
+    try:
+        return codecs.digest(value, code_digest=code_digest)
+    except EncodeError:
+        return b""

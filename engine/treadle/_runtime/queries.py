@@ -1,0 +1,155 @@
+"""What an engine can be asked about its past and present; it reads and never writes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from treadle import events as ev
+from treadle._core.machine import RUN_STATUS_OF
+from treadle._runtime.artifact import Artifact, Vault
+from treadle._runtime.results import RunResult
+from treadle.errors import ArtifactNotFound, ResultNotReady, RunNotFound, TreadleError
+from treadle.storage import schema
+
+if TYPE_CHECKING:
+    from treadle._runtime.call import Call
+    from treadle._runtime.engine import Engine
+
+FOREIGN_POLL_S = 0.1
+"""How often the log is asked for what other processes wrote, while somebody follows it."""
+
+_COLUMNS = ("id", "pipeline", "target", "status", "owner", "epoch", "created_at", "ended_at", "recoverable")
+
+
+async def run_row(engine: Engine, run_id: str) -> dict[str, Any]:
+    """The row of a run in the table of runs."""
+    rows = await engine.reader.rows(f"SELECT {', '.join(_COLUMNS)} FROM runs WHERE id=?", (run_id,))
+    if not rows:
+        here = engine.runs_here.get(run_id)
+        if here is not None:
+            return {"id": run_id, "pipeline": here.name, "status": "running", "owner": engine.id, "target": here.target.target}
+        raise RunNotFound(f"there is no run {run_id!r} in {engine.home}", fix="`await engine.runs()` lists them")
+    return dict(zip(_COLUMNS, rows[0], strict=True))
+
+
+async def runs(
+    engine: Engine, pipeline: str | None, status: str | None, limit: int, children: bool
+) -> list[RunResult[Any]]:
+    """Runs, newest first."""
+    where: list[str] = [] if children else ["parent=''"]
+    parameters: list[Any] = []
+    for column, value in (("pipeline", pipeline), ("status", status)):
+        if value is not None:
+            where.append(f"{column}=?")
+            parameters.append(value)
+    condition = f"WHERE {' AND '.join(where)}" if where else ""
+    sql = f"SELECT id, pipeline FROM runs {condition} ORDER BY number DESC LIMIT ?"
+    rows = await engine.reader.rows(sql, [*parameters, limit])
+    return [RunResult(run_id, name, engine.archive) for run_id, name in rows]
+
+
+async def events(engine: Engine, run_id: str | None, after: int, follow: bool) -> AsyncIterator[ev.Event]:
+    """Events from the log, and new ones as they are committed."""
+    if run_id is not None:
+        await run_row(engine, run_id)
+    news = asyncio.Event()
+    engine.log.committed.append(news.set)
+    try:
+        while True:
+            news.clear()
+            is_open = engine.is_open
+            while batch := await engine.reader.events(run_id, after):
+                for event in batch:
+                    after = event.seq
+                    yield event
+            if not follow or not is_open or (run_id is not None and await _is_over(engine, run_id, after)):
+                return
+            try:
+                await asyncio.wait_for(news.wait(), FOREIGN_POLL_S)
+            except TimeoutError:
+                continue
+    finally:
+        engine.log.committed.remove(news.set)
+
+
+async def _is_over(engine: Engine, run_id: str, after: int) -> bool:
+    rows = await engine.reader.rows("SELECT status FROM runs WHERE id=?", (run_id,))
+    if not rows or rows[0][0] == "running":
+        return False
+    return not await engine.reader.events(run_id, after)
+
+
+async def logs(engine: Engine, run_id: str, step: str | None) -> list[ev.Event]:
+    """What the steps of a run said."""
+    await engine.log.flush()
+    records: list[ev.Event] = []
+    async for event in events(engine, run_id, 0, False):
+        if isinstance(event, ev.Logged) and step in (None, event.step, event.call):
+            records.append(event)
+    return records
+
+
+async def artifact(engine: Engine, name: str, version: int | None) -> Artifact[Any]:
+    """An artifact by name, the newest or of one version."""
+    where, parameters = "n.name=?", [name]
+    if version is not None:
+        where, parameters = f"{where} AND a.version=?", [name, str(version)]
+    rows = await engine.reader.artifacts(f"{where} ORDER BY a.version DESC LIMIT 1", parameters)
+    if not rows:
+        wanted = f"{name!r}" if version is None else f"{name!r} version {version}"
+        raise ArtifactNotFound(f"there is no artifact {wanted} in {engine.home}", fix="an artifact has the name of its step or output")
+    return Artifact(rows[0], engine.vault)
+
+
+def artifact_of(call: Call, output: str | None, vault: Vault) -> Artifact[Any]:
+    """One stored output of an ended call."""
+    if not call.future.done():
+        raise ResultNotReady(f"call {call.name} has not ended, so it has no artifact yet", fix="await it first")
+    rows = call.rows or []
+    if output is not None:
+        rows = [row for row in rows if row.name == output]
+    if len(rows) == 1:
+        return Artifact(rows[0], vault)
+    if rows:
+        names = ", ".join(row.name for row in rows)
+        raise TreadleError(f"call {call.name} has several outputs: {names}", fix="use .artifacts, or .output(name).artifact")
+    raise TreadleError(f"call {call.name} has no stored output", why=f"it {call.outcome}, or its step has persist=False")
+
+
+def metrics(engine: Engine) -> dict[str, float]:
+    """Counters and gauges."""
+    return {
+        "log_flushes": engine.log.commits,
+        "log_events": engine.log.event_count,
+        "runs_running": len(engine.runs_here),
+        "calls_running": engine.scheduler.running,
+        "calls_ready": len(engine.scheduler),
+        "calls_active": sum(len(run.active) for run in engine.runs_here.values()),
+        "threads_abandoned": engine.pool.abandoned,
+        "bodies_abandoned": engine.abandoned,
+        "late_results": engine.pool.late,
+    }
+
+
+def health(engine: Engine) -> dict[str, Any]:
+    """Whether the engine can work."""
+    log = engine.log.unavailable if engine.is_open else None
+    exhausted = engine.is_open and engine.pool.abandoned >= engine.pool.size
+    problems = [str(log)] if log is not None else []
+    if exhausted:
+        problems.append("every worker thread is stuck; see ThreadsExhausted")
+    return {
+        "status": "closed" if not engine.is_open else "degraded" if problems else "ok",
+        "problems": problems,
+        "log": "unavailable" if log is not None else "ok",
+        "home": str(getattr(engine, "home", "")),
+        "format": schema.FORMAT,
+        "durability": engine.durability,
+        "runs_running": len(engine.runs_here),
+        "threads_abandoned": engine.pool.abandoned if engine.is_open else 0,
+    }
+
+
+_ = RUN_STATUS_OF

@@ -1,0 +1,499 @@
+"""One execution of a pipeline: its calls, its function, and how it ends.
+
+The run decides nothing about a single call (``lifecycle`` does); it knows which ones are
+under way, applies the failure mode, and writes the run's own facts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from treadle import events as ev
+from treadle._core.admission import Limit
+from treadle._core.binding import find, replace
+from treadle._core.naming import Names, child
+from treadle._core.replay import Memory
+from treadle._runtime import inputs, lifecycle
+from treadle._runtime.artifact import Artifact
+from treadle._runtime.call import Call, Ending, StepFuture
+from treadle._runtime.context import active_call, active_engine, active_run
+from treadle._runtime.failures import failure_of
+from treadle._runtime.mapping import MapFuture, Sources
+from treadle._runtime.plan import Plan, hint, logger
+from treadle.errors import EncodeError, RunCancelled, RunInterrupted, RunTimeout
+from treadle.options import UNSET, FailureMode, PipelineOptions, StepOptions
+from treadle.storage import failpoints
+from treadle.storage.rows import ArtifactRow, Body, Part
+
+if TYPE_CHECKING:
+    from treadle._runtime.engine import Engine
+    from treadle._runtime.pipeline import PipelineFn
+    from treadle._runtime.results import StepResult
+    from treadle._runtime.step import Step
+
+
+class Run:
+    """A run that this engine owns."""
+
+    def __init__(
+        self, engine: Engine, run_id: str, target: PipelineFn[..., Any], options: PipelineOptions,
+        args: tuple[Any, ...], kwargs: dict[str, Any], parent: Run | None = None, parent_call: str = "",
+    ) -> None:  # fmt: skip
+        self.engine, self.id, self.target, self.options = engine, run_id, target, options
+        self.args, self.kwargs, self.parent, self.parent_call = args, kwargs, parent, parent_call
+        self.loop = engine.loop
+        self.name: str = target.name
+        self.epoch = 1
+        self.active: dict[Call, None] = {}
+        self.feeders: dict[MapFuture[Any], None] = {}
+        self.children: dict[Run, None] = {}
+        self.names = Names()
+        self.memory: Memory | None = None
+        self.failed: list[Call] = []
+        self.skipped: list[Call] = []
+        self.handled_maps: list[MapFuture[Any]] = []
+        self.map_errors: list[BaseException] = []
+        self.is_over = False
+        self.status = "running"
+        self.error: BaseException | None = None
+        self.value: Any = None
+        self.value_row: ArtifactRow | None = None
+        self.reused = self.performed = 0
+        self.created_at, self.ended_at = time.time(), 0.0
+        self.recoverable = True
+        self.debug: bool = options.debug is True
+        self.debug_lock = asyncio.Lock()
+        self.failure_mode: FailureMode = options.failure_mode or "fail_fast"
+        self.timeout_s: float | None = options.timeout or None
+        self.ending: Ending | None = None
+        self.attached = 0
+        self.is_detached = False
+        self.claimed_children: set[str] = set()
+        self.done: asyncio.Future[None] = self.loop.create_future()
+        self.accepted: asyncio.Future[None] = self.loop.create_future()
+        for future in (self.done, self.accepted):
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self.task: asyncio.Task[None] | None = None
+        self._plans: dict[Step[..., Any], Plan] = {}
+        self._step_limits: dict[Any, Limit] = {}
+        self._idle: asyncio.Future[None] | None = None
+        concurrency = options.max_concurrency or (1 if self.debug else None)
+        self._limit = Limit(concurrency) if concurrency else None
+
+    # -- submitting -----------------------------------------------------------------------
+
+    def plan(self, step: Step[..., Any]) -> Plan:
+        """What the step means in this run; decided at its first call."""
+        plan = self._plans.get(step)
+        if plan is None:
+            engine = self.engine
+            base = StepOptions(cache=self.options.cache, retry=self.options.retry)
+            options = engine.step_defaults.over(base).over(step.options)
+            plan = self._plans[step] = Plan(step, options, engine.identities)
+            in_flight = engine.step_limit(step) if options.max_in_flight else None
+            threads = None if plan.is_async or self.debug else engine.thread_limit
+            plan.limited((engine.limit, self._limit, in_flight, threads))
+        return plan
+
+    def submit(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepFuture[Any]:
+        """Submit one call; on the loop only."""
+        self.engine.check_usable()
+        plan = self.plan(step)
+        call = lifecycle.bind(self, plan, self.names.take(plan.name), None, args, kwargs)
+        call.context = contextvars.copy_context()
+        if self.ending is not None:
+            lifecycle.stop(call, self.ending)
+        else:
+            lifecycle.await_inputs(call, _futures(step.options.after))
+        return call.future
+
+    def submit_map(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> MapFuture[Any]:
+        """Submit one call per item; on the loop only."""
+        self.engine.check_usable()
+        sources = Sources(self, args, kwargs)
+        return MapFuture(self, step, self.names.take(step.name), sources)
+
+    def submit_child(self, group: MapFuture[Any], index: int, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> None:
+        """Submit one call of a map."""
+        call = lifecycle.bind(self, group._plan, child(group.name, index), index, args, kwargs)
+        group._adopt(call)
+        if self.ending is not None:
+            lifecycle.stop(call, self.ending)
+        else:
+            lifecycle.await_inputs(call, _futures(group._step.options.after))
+
+    # -- what calls report ----------------------------------------------------------------
+
+    def append(self, event: ev.Event) -> Part:
+        """Write a fact about this run."""
+        return self.engine.log.append(self.id, self.epoch, event)
+
+    def part(self) -> Part:
+        """The place in the coming commit for this run."""
+        return self.engine.log.part(self.id, self.epoch)
+
+    def resolve(self, call: Call, error: BaseException | None) -> None:
+        """The commit that a call waits for has happened, or could not."""
+        lifecycle.resolve(call, error)
+
+    def cancel_call(self, call: Call, ending: Ending, future: StepFuture[Any] | None = None) -> bool:
+        """Cancel one call; one whose outcome is on its way to the log lets go of the future only."""
+        if lifecycle.stop(call, ending):
+            return True
+        return future is not None and not future.done() and asyncio.Future.cancel(future)
+
+    def call_ended(self, call: Call) -> None:
+        """A call has its outcome and everybody knows."""
+        self.active.pop(call, None)
+        if call.group is not None:
+            call.group._child_ended(call)
+            call.group = None
+        self._wake_if_idle()
+
+    def map_ended(self, dependent: Call, failed: Call | None) -> None:
+        """A map that a call takes whole has ended, well or not."""
+        if failed is not None:
+            lifecycle.input_ended(dependent, failed)
+            return
+        dependent.pending -= 1
+        if not dependent.pending and not dependent.is_settled:
+            lifecycle.ready(dependent)
+
+    def map_failed(self, group: MapFuture[Any], error: BaseException) -> None:
+        """The input of a map raised while it was read."""
+        error.add_note(f"while the input of map {group.name} was read")
+        self.map_errors.append(error)
+
+    def feeder_ended(self) -> None:
+        """A map has made its last call."""
+        self._wake_if_idle()
+
+    def resolve_output(self, call: Call, name: str, future: StepFuture[Any]) -> None:
+        """Fill the future of one output of a call that has ended already."""
+        source = call.future
+        if source.cancelled():
+            asyncio.Future.cancel(future)
+        elif (error := asyncio.Future.exception(source)) is not None:
+            asyncio.Future.set_exception(future, error)
+        else:
+            values, _ = call.plan.split(asyncio.Future.result(source))
+            asyncio.Future.set_result(future, values[call.plan.output_names.index(name)])
+
+    def artifacts_of(self, call: Call) -> dict[str, Artifact[Any]]:
+        """The stored outputs of an ended call."""
+        return {row.name: Artifact(row, self.engine.vault) for row in call.rows or ()}
+
+    # -- names in a resumed run -----------------------------------------------------------
+
+    def rename(self, call: Call, name: str) -> None:
+        """The call is one that the log already knows."""
+        call.name = name
+
+    def rename_if_taken(self, call: Call) -> None:
+        """A new call must not carry the name of a recorded one that is another call."""
+        if self.memory is not None and call.name in self.memory.names:
+            fresh = self.names.take(call.plan.name)
+            while fresh in self.memory.names:
+                fresh = self.names.take(call.plan.name)
+            call.name = fresh if call.index is None else child(fresh, call.index)
+
+    # -- the function ---------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin: the function runs in a task of its own."""
+        context = contextvars.copy_context()
+        context.run(active_run.set, self)
+        context.run(active_call.set, None)
+        context.run(active_engine.set, self.engine)
+        self.engine.runs_here[self.id] = self
+        if self.parent is not None:
+            self.parent.children[self] = None
+        self.task = self.loop.create_task(self._main(), context=context)
+
+    async def _main(self) -> None:
+        timer = self.loop.call_later(self.timeout_s, self.stop, "run_timeout") if self.timeout_s and not self.debug else None
+        value, error = None, None
+        try:
+            value = await self._perform()
+        except BaseException as caught:
+            error = caught
+        try:
+            value, error = await self._end_calls(value, error)
+            await self._record(value, error)
+        except BaseException as caught:
+            self.error = self.error or caught
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._over()
+
+    async def _perform(self) -> Any:
+        fn = self.target.fn
+        if self.target.is_async:
+            return await fn(*self.args, **self.kwargs)
+        if self.debug:
+            return await self._in_thread(fn)
+        return await self._in_thread(fn)
+
+    async def _in_thread(self, fn: Callable[..., Any]) -> Any:
+        """A ``def`` pipeline has a thread of its own, so that it can wait for its calls."""
+        future: asyncio.Future[Any] = self.loop.create_future()
+        context = contextvars.copy_context()
+
+        def finish(result: Any, error: BaseException | None) -> None:
+            if future.done():
+                return
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+
+        def work() -> None:
+            result, error = None, None
+            try:
+                result = context.run(fn, *self.args, **self.kwargs)
+            except StopIteration as stopped:
+                error = RuntimeError("the pipeline raised StopIteration")
+                error.__cause__ = stopped
+            except BaseException as caught:
+                error = caught
+            self.engine.call_on_loop(finish, result, error)
+
+        threading.Thread(target=work, name=f"treadle-{self.name}", daemon=True).start()
+        return await future
+
+    async def _end_calls(self, value: Any, error: BaseException | None) -> tuple[Any, BaseException | None]:
+        """Apply the failure mode, wait for every call, and resolve futures in what was returned."""
+        while True:
+            if self.ending is None and (error is not None or self.unhandled()):
+                self._apply_failure_mode()
+            try:
+                if error is None:
+                    value = await self._resolve_value(value)
+                await self._until_idle()
+                break
+            except BaseException as caught:
+                error = error or caught
+                if not isinstance(caught, Exception) and self.ending is None:
+                    self.stop("interrupt")
+        if error is None:
+            unhandled = self.unhandled()
+            error = unhandled[0] if unhandled else None
+        return value, error
+
+    def _apply_failure_mode(self) -> None:
+        if self.failure_mode == "fail_fast":
+            self.stop_calls("failure")
+        elif self.failure_mode == "stop":
+            for call in list(self.active):
+                if call.task is None or call.slots is None:
+                    lifecycle.stop(call, "failure")
+            for feeder in list(self.feeders):
+                feeder._feeder.cancel()
+            self.ending = "failure"
+
+    async def _until_idle(self) -> None:
+        while self.active or self.feeders or self.children:
+            if self.ending is None and self.failure_mode != "continue" and self.unhandled():
+                self._apply_failure_mode()
+            self._idle = self.loop.create_future()
+            await self._idle
+
+    def _wake_if_idle(self) -> None:
+        idle = self._idle
+        if idle is not None and not idle.done():
+            if not (self.active or self.feeders or self.children) or self.failed:
+                idle.set_result(None)
+
+    async def _resolve_value(self, value: Any) -> Any:
+        """Futures and artifacts in the returned value become what they stand for."""
+        found = list(find((value,), (StepFuture, MapFuture, Artifact)))
+        if not found:
+            return value
+        content: dict[int, Any] = {}
+        for item in found:
+            content[id(item)] = await item.load() if isinstance(item, Artifact) else await item
+        return replace(value, (StepFuture, MapFuture, Artifact), lambda item: content[id(item)])
+
+    def unhandled(self) -> list[BaseException]:
+        """Errors that nobody has retrieved, in the order of submission."""
+        for call in self.skipped:
+            if call.is_handled:
+                call.observed()
+        errors = [call.error for call in self.failed if not call.is_handled and call.error is not None]
+        return [*errors, *self.map_errors]
+
+    # -- ending ---------------------------------------------------------------------------
+
+    def raise_if_ending(self) -> None:
+        """A ``def`` pipeline learns from its next step call that it was told to stop."""
+        if self.ending in ("caller", "interrupt", "run_timeout"):
+            raise asyncio.CancelledError(f"run {self.id} is being stopped")
+
+    @property
+    def is_ending_early(self) -> bool:
+        """Whether the run is being cut off, so that it can be resumed."""
+        return self.ending == "interrupt"
+
+    def stop(self, ending: Ending) -> None:
+        """End the run from outside: its function, its children and all its calls."""
+        if self.is_over or (self.ending is not None and ending != "interrupt"):
+            return
+        self.ending = ending
+        for run in list(self.children):
+            run.stop(ending)
+        if self.task is not None:
+            self.task.cancel()
+        self.stop_calls(ending)
+
+    def stop_calls(self, ending: Ending) -> None:
+        """Cancel every call that has no outcome, and make no more."""
+        if self.ending is None:
+            self.ending = ending
+        for feeder in list(self.feeders):
+            feeder._feeder.cancel()
+        for call in list(self.active):
+            lifecycle.stop(call, ending)
+
+    async def _record(self, value: Any, error: BaseException | None) -> None:
+        """Write how the run ended, and wait until the log has it."""
+        self.ended_at = time.time()
+        event, status = await self._ending_event(value, error)
+        part = self.append(event)
+        if isinstance(event, ev.RunSucceeded) and self.value_row is not None:
+            part.artifacts.append(self.value_row)
+        part.ended = (status, self.ended_at)
+        self.engine.log.sync()
+        committed = _Committed(self.loop)
+        part.waiters.append(committed)
+        self.engine.log.kick()
+        failpoints.hit("run-ending")
+        try:
+            await asyncio.shield(committed.future)
+        except asyncio.CancelledError:
+            await committed.future
+        self.status = status
+        logger.log(20 if status == "succeeded" else 30, "run %s of %s %s", self.id, self.name, status)
+
+    async def _ending_event(self, value: Any, error: BaseException | None) -> tuple[ev.Event, str]:
+        now = self.ended_at
+        if self.ending == "run_timeout":
+            self.error = RunTimeout(
+                f"run {self.id} of {self.name} took longer than its timeout of {self.timeout_s:g} s",
+                fix="raise the pipeline's timeout", timeout_s=self.timeout_s,
+            )  # fmt: skip
+            return ev.RunFailed(at=now, failure=failure_of(self.error)), "failed"
+        if self.ending == "caller":
+            self.error = cancelled(self.id)
+            return ev.RunCancelled(at=now, reason="caller"), "cancelled"
+        if self.ending == "interrupt":
+            self.error = interrupted(self.id)
+            return ev.RunInterrupted(at=now, reason="the engine, the loop or the process ended"), "interrupted"
+        if error is not None:
+            self.error = error
+            return ev.RunFailed(at=now, failure=failure_of(error)), "failed"
+        self.value = value
+        await self._store_value(value)
+        unclaimed = self.memory.unclaimed if self.memory is not None else 0
+        first = len(self.part().artifacts)
+        artifacts = (first,) if self.value_row is not None else ()
+        return ev.RunSucceeded(
+            at=now, artifacts=artifacts, reused=self.reused, performed=self.performed, unclaimed=unclaimed
+        ), "succeeded"  # fmt: skip
+
+    async def _store_value(self, value: Any) -> None:
+        engine = self.engine
+        try:
+            encoded = inputs.encode_quickly(engine, value) or await engine.io.run(inputs.encode, engine, value)
+        except EncodeError as error:
+            hint(f"the value of pipeline {self.name} is not kept in the log: {error.what}")
+            return
+        body = Body(
+            encoded.digest, encoded.checksum, len(encoded.data), encoded.codec, encoded.type_name,
+            self.id, "", "", time.time(), time.time() - self.created_at,
+        )  # fmt: skip
+        if body.size <= lifecycle.INLINE_BYTES:
+            body.data = bytes(encoded.data)
+        else:
+            body.location = await engine.io.run(engine.vault.blobs.put, encoded.data, encoded.checksum)
+        self.value_row = ArtifactRow(f"run:{self.name}", body)
+
+    def _over(self) -> None:
+        self.is_over = True
+        if self.status == "running":
+            self.status = "failed" if self.error is not None else "interrupted"
+        for call in (*self.failed, *self.skipped):
+            for future in call.futures():
+                if future.done() and not future.cancelled():
+                    future._log_traceback = False
+        self.engine.runs_here.pop(self.id, None)
+        if self.parent is not None:
+            self.parent.children.pop(self, None)
+            self.parent._wake_if_idle()
+        if not self.done.done():
+            self.done.set_result(None)
+        self.engine.run_ended(self)
+
+    # -- results --------------------------------------------------------------------------
+
+    def artifact_of(self, call: Call, output: str | None) -> Artifact[Any]:
+        """One stored output of an ended call."""
+        return self.engine.artifact_of(call, output)
+
+    async def results_of(self, names: Sequence[str]) -> list[StepResult]:
+        """The results of ended calls, from the log."""
+        return await self.engine.step_results(self.id, names)
+
+    def outcome(self) -> Any:
+        """The value of the ended run, or its error raised."""
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+    def errors(self) -> list[BaseException]:
+        """Every error of the run; the one that ended it first."""
+        every = [call.error for call in self.failed if call.error is not None]
+        first = [self.error] if self.error is not None else []
+        return [*first, *(error for error in [*every, *self.map_errors] if error is not self.error)]
+
+    def __repr__(self) -> str:
+        return f"<Run {self.id} of {self.name} {self.status}>"
+
+
+class _Committed:
+    """Turns the log's acknowledgement into a future."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.future: asyncio.Future[None] = loop.create_future()
+
+    def on_commit(self, error: BaseException | None, /) -> None:
+        if self.future.done():
+            return
+        if error is None:
+            self.future.set_result(None)
+        else:
+            self.future.set_exception(error)
+
+
+def cancelled(run_id: str) -> RunCancelled:
+    """The error of a cancelled run."""
+    return RunCancelled(f"run {run_id} was cancelled", fix="start it again, or resume it by its id", run_id=run_id)
+
+
+def interrupted(run_id: str) -> RunInterrupted:
+    """The error of an interrupted run."""
+    return RunInterrupted(
+        f"run {run_id} was interrupted", why="its engine, loop or process ended before it did",
+        fix="`await engine.recover()` or `await engine.resume(run_id)` takes it up where it stopped", run_id=run_id,
+    )  # fmt: skip
+
+
+def _futures(after: Any) -> Iterable[StepFuture[Any]]:
+    if after is UNSET or after is None:
+        return ()
+    return after if isinstance(after, (list, tuple, set)) else (after,)

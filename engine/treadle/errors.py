@@ -1,0 +1,270 @@
+"""Every error treadle raises, on one page; nothing here knows how they come about.
+
+Each error says what happened, where, why, and how to mend it, and carries the
+parts as attributes. A user's own exceptions are never wrapped: they are raised
+as themselves, with a note that names the run, the step and the attempt.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class TreadleError(Exception):
+    """Base of every error of this package.
+
+    Args:
+        what: what happened, one sentence.
+        where: the place in the user's code, ``file:line``, if known.
+        why: the reason, if it is not plain from ``what``.
+        fix: what to do about it.
+        **details: typed attributes of the error, set on the instance.
+
+    >>> error = TreadleError("the log is full", fix="free some space", path="/data")
+    >>> print(error)
+    the log is full. Fix: free some space
+    >>> error.path
+    '/data'
+    """
+
+    what: str
+    where: str
+    why: str
+    fix: str
+
+    def __init__(self, what: str = "", *, where: str = "", why: str = "", fix: str = "", **details: Any) -> None:
+        self.what, self.where, self.why, self.fix = what, where, why, fix
+        for name, value in details.items():
+            setattr(self, name, value)
+        super().__init__(_sentence(what, where, why, fix))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _sentence(what: str, where: str, why: str, fix: str) -> str:
+    parts = [f"{what} ({where})" if where else what]
+    if why:
+        parts.append(f"Why: {why}")
+    if fix:
+        parts.append(f"Fix: {fix}")
+    return ". ".join(part.rstrip(".") for part in parts)
+
+
+def _rebuild(cls: type[TreadleError], args: tuple[Any, ...], state: dict[str, Any]) -> TreadleError:
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+# -- misuse: the caller's code must change ------------------------------------------------
+
+
+class OptionError(TreadleError, ValueError):
+    """An option is unknown, of the wrong type or out of range; or the decorated thing cannot be a step."""
+
+
+class ValidationError(TreadleError):
+    """A static pipeline is not sound; ``problems`` lists all that is wrong with it."""
+
+    problems: tuple[str, ...]
+
+
+class NotInRun(TreadleError, RuntimeError):
+    """``submit``, ``map`` or ``current()`` was used where no run (or no step) is active."""
+
+
+class ForeignFuture(TreadleError, ValueError):
+    """A future of one run was passed to a call of another."""
+
+
+class AwaitCycle(TreadleError, RuntimeError):
+    """Calls wait for each other in a circle, so none can start; ``calls`` names them."""
+
+    calls: tuple[str, ...]
+
+
+class MapLengthError(TreadleError, ValueError):
+    """The inputs of a map have different lengths; ``lengths`` has them by parameter."""
+
+    lengths: dict[str, int]
+
+
+class ResultNotReady(TreadleError, RuntimeError):
+    """``.result()`` or ``.exception()`` was asked on the event loop while the call is pending."""
+
+
+class RunInsideLoop(TreadleError, RuntimeError):
+    """``pipeline.run()`` was called where an event loop is running; it would block that loop."""
+
+
+class EngineClosed(TreadleError, RuntimeError):
+    """The engine is closed (or was never opened)."""
+
+
+class EngineForked(TreadleError, RuntimeError):
+    """The engine was opened in another process, and this one was forked from it."""
+
+
+class ArgumentNotStorable(TreadleError, TypeError):
+    """A run with an idempotency key has an argument that cannot be stored; ``parameter`` names it."""
+
+    parameter: str
+
+
+class EncodeError(TreadleError, TypeError):
+    """A value cannot be stored; ``path`` is the place inside it, ``value`` still holds the object."""
+
+    path: str
+    value: Any
+
+
+class DecodeError(TreadleError, ValueError):
+    """Stored bytes cannot be turned back into a value: unknown codec, missing class, or pickle not allowed."""
+
+
+class RunNotFound(TreadleError, LookupError):
+    """No run of that id is in this home."""
+
+
+class ArtifactNotFound(TreadleError, LookupError):
+    """No artifact of that name (or version) is in this home."""
+
+
+class MutatedInput(TreadleError, RuntimeError):
+    """A step changed an input that it shares with others (raised by the test kit)."""
+
+
+# -- how calls and runs end ---------------------------------------------------------------
+
+
+class StepTimeout(TreadleError, TimeoutError):
+    """An attempt took longer than the step's ``timeout``; ``timeout_s`` is that limit."""
+
+    timeout_s: float
+
+
+class RunTimeout(TreadleError, TimeoutError):
+    """A run took longer than the pipeline's ``timeout``."""
+
+    timeout_s: float
+
+
+class StepCancelled(TreadleError):
+    """A recorded call was cancelled."""
+
+
+class RunCancelled(TreadleError):
+    """The awaited run was cancelled by a caller."""
+
+    run_id: str
+
+
+class RunInterrupted(TreadleError):
+    """The awaited run was cut off (engine closed, loop ended, process died) and can be resumed."""
+
+    run_id: str
+
+
+class RunPoisoned(TreadleError):
+    """The run was recovered several times without a new outcome, so it is not tried again."""
+
+    run_id: str
+
+
+class UpstreamFailed(TreadleError):
+    """A call was skipped because an input failed; ``__cause__`` is that first error."""
+
+    call: str
+    upstream: str
+
+
+class IdempotencyConflict(TreadleError):
+    """The same idempotency key was used with other arguments; ``run_id`` is the run that has it."""
+
+    run_id: str
+
+
+class RunFenced(TreadleError):
+    """Another engine has taken the run over; this one may not write to it any more."""
+
+    run_id: str
+
+
+class ThreadsExhausted(TreadleError):
+    """Too many worker threads are stuck in steps that timed out or were cancelled."""
+
+
+class RemoteError(TreadleError):
+    """A step's exception that cannot be rebuilt here; ``type_name`` and ``traceback_text`` describe it."""
+
+    type_name: str
+    traceback_text: str
+
+
+class StepCrashed(TreadleError):
+    """The process of an isolated step ended without an answer."""
+
+    exit_code: int | None
+    signal: int | None
+    oom: bool
+
+
+class StepNotImportable(TreadleError):
+    """An isolated step cannot be found by import path in another process."""
+
+
+class ExecutorNotFound(TreadleError, LookupError):
+    """No executor of that name is configured or installed."""
+
+
+class CircuitOpen(TreadleError):
+    """A step's circuit breaker is open, so the attempt was not made."""
+
+
+# -- the log, the home and the artifacts --------------------------------------------------
+
+
+class LogUnavailable(TreadleError, OSError):
+    """The log cannot be written just now; ``__cause__`` is the step's own error, if it had one."""
+
+
+class StoreError(TreadleError):
+    """Base of what can be wrong with a home; the files are never touched."""
+
+    path: str
+
+
+class StoreUnwritable(StoreError, PermissionError):
+    """The home cannot be created or written by this user, or belongs to somebody else."""
+
+
+class StoreForeign(StoreError):
+    """The file at the place of the log is not a treadle log."""
+
+
+class StoreVersion(StoreError):
+    """The log was written in a format this release does not know."""
+
+
+class StoreDamaged(StoreError):
+    """The log's database is damaged."""
+
+
+class StoreOnNetwork(StoreError):
+    """The home is on a network file system, where locks and the log cannot be trusted."""
+
+
+class ArtifactDamaged(TreadleError):
+    """An artifact's bytes are missing or are not those that were stored; they were not decoded."""
+
+    path: str
+
+
+class ArtifactStoreError(TreadleError, OSError):
+    """The artifact store could not be read or written."""
+
+
+class UnobservedFailure(UserWarning):
+    """A failed run's result was dropped before anybody looked at its outcome."""

@@ -1,0 +1,407 @@
+"""What users may ask of a step, a pipeline and an engine: frozen values, checked at birth.
+
+Knows types and ranges; does not know what the options lead to.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from enum import Enum
+from typing import Any, Final, Literal, TypeVar
+
+from treadle.errors import OptionError
+
+
+class Unset(Enum):
+    """The type of ``UNSET``, which is distinct from every value a user can give."""
+
+    UNSET = "unset"
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+
+UNSET: Final = Unset.UNSET
+
+FailureMode = Literal["fail_fast", "stop", "continue"]
+Durability = Literal["strict", "relaxed", "memory"]
+Duration = float | int | str | timedelta
+
+FAILURE_MODES: Final = ("fail_fast", "stop", "continue")
+DURABILITIES: Final = ("strict", "relaxed", "memory")
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d|w)\s*")
+_SIZES = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "tb": 1000**4}
+_SIZES |= {"kib": 1024, "mib": 1024**2, "gib": 1024**3, "tib": 1024**4}
+
+
+def seconds(value: object, option: str = "duration") -> float:
+    """Read a duration: a number of seconds, a ``timedelta``, or text like ``"30d"``, ``"12h"``, ``"90s"``.
+
+    Raises:
+        OptionError: if it is none of these, or negative, or not finite.
+
+    >>> seconds("1.5h"), seconds(2), seconds(timedelta(minutes=1))
+    (5400.0, 2.0, 60.0)
+    """
+    number: float | None = None
+    if isinstance(value, timedelta):
+        number = value.total_seconds()
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        number = float(value)
+    elif isinstance(value, str) and (match := _DURATION.fullmatch(value)):
+        number = float(match[1]) * _UNITS[match[2]]
+    if number is None or not math.isfinite(number) or number < 0:
+        raise OptionError(
+            f"{option}={value!r} is not a duration",
+            fix="give seconds (30, 0.5), a timedelta, or text such as '90s', '12h' or '30d'",
+            option=option,
+        )
+    return number
+
+
+def size_bytes(value: object, option: str = "bytes") -> int:
+    """Read a size: a number of bytes or text like ``"10GB"`` or ``"512MiB"``.
+
+    >>> size_bytes("10GB"), size_bytes("1KiB"), size_bytes(7)
+    (10000000000, 1024, 7)
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    if isinstance(value, str) and (match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", value)):
+        unit = _SIZES.get(match[2].lower())
+        if unit is not None:
+            return int(float(match[1]) * unit)
+    raise OptionError(f"{option}={value!r} is not a size", fix="give bytes (1024) or text such as '10GB'", option=option)
+
+
+def check_known(given: Iterable[str], known: Sequence[str], what: str) -> None:
+    """Refuse option names that do not exist, with the nearest name that does."""
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the options are: {', '.join(sorted(known))}"
+            raise OptionError(f"{what} has no option {name!r}", fix=hint, option=name)
+
+
+def _check(ok: bool, option: str, value: object, wanted: str) -> None:
+    if not ok:
+        raise OptionError(f"{option}={value!r} is not allowed", fix=f"give {wanted}", option=option)
+
+
+def _is_int(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """How often and how patiently a failed attempt is tried again.
+
+    Args:
+        max_attempts: attempts in all, the first one included.
+        delay: wait before the second attempt (a duration).
+        backoff: factor by which the wait grows from attempt to attempt.
+        max_delay: upper limit of one wait (a duration).
+        jitter: draw each wait evenly from 0 to its computed length ("full jitter",
+            M. Brooker, "Exponential Backoff And Jitter", 2015).
+        on: the exception types that are retried; step timeouts always are.
+        max_time: no new attempt starts later than this after the first one (a duration).
+
+    Raises:
+        OptionError: if a value is out of range.
+
+    >>> Retry(max_attempts=3, delay="200ms").delay
+    0.2
+    """
+
+    max_attempts: int = 3
+    delay: float = 0.1
+    backoff: float = 2.0
+    max_delay: float = 60.0
+    jitter: bool = True
+    on: tuple[type[Exception], ...] = (Exception,)
+    max_time: float | None = None
+
+    def __post_init__(self) -> None:
+        _check(_is_int(self.max_attempts, 1), "max_attempts", self.max_attempts, "a whole number from 1")
+        _check(
+            isinstance(self.backoff, (int, float)) and self.backoff >= 1 and math.isfinite(self.backoff),
+            "backoff", self.backoff, "a number from 1",
+        )  # fmt: skip
+        _check(isinstance(self.jitter, bool), "jitter", self.jitter, "True or False")
+        on = self.on if isinstance(self.on, tuple) else (self.on,)
+        _check(
+            bool(on) and all(isinstance(kind, type) and issubclass(kind, Exception) for kind in on),
+            "on", self.on, "exception classes derived from Exception",
+        )  # fmt: skip
+        object.__setattr__(self, "on", on)
+        object.__setattr__(self, "delay", seconds(self.delay, "delay"))
+        object.__setattr__(self, "max_delay", seconds(self.max_delay, "max_delay"))
+        if self.max_time is not None:
+            object.__setattr__(self, "max_time", seconds(self.max_time, "max_time"))
+
+    @classmethod
+    def of(cls, value: object) -> Retry:
+        """Read the ``retry`` option: ``n`` extra attempts, or a ``Retry``."""
+        if isinstance(value, Retry):
+            return value
+        _check(_is_int(value, 0), "retry", value, "a whole number of extra attempts, or Retry(...)")
+        assert isinstance(value, int)
+        return cls(max_attempts=value + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class CachePolicy:
+    """What a step's cache key is made of, and how long an entry lives.
+
+    Args:
+        code: the fingerprint of the step's code is part of the key.
+        inputs: the digests of the inputs are part of the key.
+        ignore: parameters that are left out of the key.
+        files: paths of files whose content is part of the key.
+        depends_on: functions, classes, modules or plain values that are part of the key although the step does not
+            name them (what it reaches through a registry, say).
+        key: called with the inputs by parameter name; its text replaces the input digests.
+        expires_after: age (a duration) from which an entry is no longer used.
+
+    >>> CachePolicy(expires_after="12h").expires_after
+    43200.0
+    """
+
+    code: bool = True
+    inputs: bool = True
+    ignore: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    depends_on: tuple[Any, ...] = ()
+    key: Callable[[dict[str, Any]], str] | None = None
+    expires_after: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("code", "inputs"):
+            _check(isinstance(getattr(self, name), bool), name, getattr(self, name), "True or False")
+        _check(self.key is None or callable(self.key), "key", self.key, "a function of the inputs, dict to str")
+        object.__setattr__(self, "ignore", _names(self.ignore, "ignore"))
+        files = (self.files,) if isinstance(self.files, str) else tuple(str(path) for path in self.files)
+        object.__setattr__(self, "files", files)
+        depends_on = self.depends_on if isinstance(self.depends_on, (tuple, list)) else (self.depends_on,)
+        object.__setattr__(self, "depends_on", tuple(depends_on))
+        if self.expires_after is not None:
+            object.__setattr__(self, "expires_after", seconds(self.expires_after, "expires_after"))
+
+    @classmethod
+    def of(cls, value: object) -> CachePolicy | None:
+        """Read the ``cache`` option; ``None`` means that the step is not cached."""
+        if value is False:
+            return None
+        if value is True or value == "code_hash":
+            return _CODE_HASH
+        if value == "input_hash":
+            return _INPUT_HASH
+        _check(isinstance(value, CachePolicy), "cache", value, "'code_hash', 'input_hash', True, False or CachePolicy(...)")
+        assert isinstance(value, CachePolicy)
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """How much history a home keeps: runs younger than ``runs_for``, artifacts up to ``bytes``.
+
+    >>> Keep(runs_for="30d", bytes="10GB")
+    Keep(runs_for=2592000.0, bytes=10000000000)
+    """
+
+    runs_for: float | None = None
+    bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.runs_for is not None:
+            object.__setattr__(self, "runs_for", seconds(self.runs_for, "runs_for"))
+        if self.bytes is not None:
+            object.__setattr__(self, "bytes", size_bytes(self.bytes, "bytes"))
+
+
+def _names(value: object, option: str) -> tuple[str, ...]:
+    """Read one or several names; a lone string counts as one name."""
+    if isinstance(value, str):
+        value = (value,)
+    _check(isinstance(value, (list, tuple, set, frozenset)), option, value, "a name or a list of names")
+    assert isinstance(value, (list, tuple, set, frozenset))
+    names: tuple[Any, ...] = tuple(value)
+    _check(all(isinstance(name, str) and name for name in names), option, value, "names that are not empty")
+    _check(len(set(names)) == len(names), option, value, "names that differ")
+    return names
+
+
+_CODE_HASH = CachePolicy()
+_INPUT_HASH = CachePolicy(code=False)
+
+
+def _timeout(value: object) -> float | None:
+    if value is None:
+        return None
+    timeout = seconds(value, "timeout")
+    _check(timeout > 0, "timeout", value, "a duration above 0")
+    return timeout
+
+
+def _name(value: object) -> str | None:
+    _check(value is None or (isinstance(value, str) and bool(value.strip())), "name", value, "a text that is not empty")
+    return value  # type: ignore[return-value]  # checked by the line above
+
+
+def _max_in_flight(value: object) -> int | None:
+    _check(value is None or _is_int(value, 1), "max_in_flight", value, "a whole number from 1")
+    return value  # type: ignore[return-value]  # checked by the line above
+
+
+def _max_concurrency(value: object) -> int | None:
+    _check(value is None or _is_int(value, 1), "max_concurrency", value, "a whole number from 1")
+    return value  # type: ignore[return-value]  # checked by the line above
+
+
+def _flag(option: str) -> Callable[[object], bool]:
+    def read(value: object) -> bool:
+        _check(isinstance(value, bool), option, value, "True or False")
+        return value is True
+
+    return read
+
+
+def _runtime(value: object) -> str:
+    _check(isinstance(value, str) and bool(value), "runtime", value, "'inline', 'process' or the name of an executor")
+    return str(value)
+
+
+def _version(value: object) -> str | None:
+    _check(value is None or isinstance(value, (str, int)), "version", value, "a text or a number")
+    return None if value is None else str(value)
+
+
+def _metadata(value: object) -> Mapping[str, Any]:
+    _check(
+        isinstance(value, Mapping) and all(isinstance(key, str) for key in value), "metadata", value,
+        "a dict with text keys",
+    )  # fmt: skip
+    return dict(value)  # type: ignore[call-overload, no-any-return]  # a mapping, checked by the line above
+
+
+def _failure_mode(value: object) -> FailureMode:
+    _check(value in FAILURE_MODES, "failure_mode", value, "one of 'fail_fast', 'stop', 'continue'")
+    return value  # type: ignore[return-value]  # checked by the line above
+
+
+def _idempotency_key(value: object) -> str | None:
+    _check(value is None or (isinstance(value, str) and bool(value)), "idempotency_key", value, "a text")
+    return value  # type: ignore[return-value]  # checked by the line above
+
+
+def _kept(value: object) -> Any:
+    return value
+
+
+_STEP_READERS: dict[str, Callable[[object], Any]] = {
+    "name": _name,
+    "inputs": lambda value: _names(value, "inputs"),
+    "outputs": lambda value: _names(value, "outputs"),
+    "cache": CachePolicy.of,
+    "retry": Retry.of,
+    "timeout": _timeout,
+    "runtime": _runtime,
+    "max_in_flight": _max_in_flight,
+    "persist": _flag("persist"),
+    "version": _version,
+    "tags": lambda value: _names(value, "tags"),
+    "metadata": _metadata,
+    "after": _kept,
+}
+
+_PIPELINE_READERS: dict[str, Callable[[object], Any]] = {
+    "name": _name,
+    "failure_mode": _failure_mode,
+    "timeout": _timeout,
+    "max_concurrency": _max_concurrency,
+    "cache": CachePolicy.of,
+    "retry": Retry.of,
+    "tags": lambda value: _names(value, "tags"),
+    "debug": _flag("debug"),
+    "idempotency_key": _idempotency_key,
+    "engine": _kept,
+}
+
+_Options = TypeVar("_Options", "StepOptions", "PipelineOptions")
+
+
+def _read(cls: type[_Options], given: Mapping[str, Any], readers: Mapping[str, Callable[[object], Any]], what: str) -> _Options:
+    check_known(given, tuple(readers), what)
+    return cls(**{name: readers[name](value) for name, value in given.items() if value is not UNSET})
+
+
+def _over(base: _Options, top: _Options) -> _Options:
+    changed = {f.name: value for f in fields(top) if (value := getattr(top, f.name)) is not UNSET}
+    return type(base)(**{f.name: changed.get(f.name, getattr(base, f.name)) for f in fields(base)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOptions:
+    """The options of one step or call; each may be unset, so that another level can decide."""
+
+    name: str | None | Unset = UNSET
+    inputs: tuple[str, ...] | Unset = UNSET
+    outputs: tuple[str, ...] | Unset = UNSET
+    cache: CachePolicy | None | Unset = UNSET
+    retry: Retry | Unset = UNSET
+    timeout: float | None | Unset = UNSET
+    runtime: str | Unset = UNSET
+    max_in_flight: int | None | Unset = UNSET
+    persist: bool | Unset = UNSET
+    version: str | None | Unset = UNSET
+    tags: tuple[str, ...] | Unset = UNSET
+    metadata: Mapping[str, Any] | Unset = UNSET
+    after: Any = field(default=UNSET, compare=False)
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any], what: str = "@step") -> StepOptions:
+        """Check options given by name.
+
+        Raises:
+            OptionError: names the option, what was given, and what is allowed.
+        """
+        return _read(cls, given, _STEP_READERS, what)
+
+    def over(self, top: StepOptions) -> StepOptions:
+        """These options, with those that ``top`` sets laid over them."""
+        return _over(self, top)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineOptions:
+    """The options of one pipeline or of one call of it; each may be unset."""
+
+    name: str | None | Unset = UNSET
+    failure_mode: FailureMode | Unset = UNSET
+    timeout: float | None | Unset = UNSET
+    max_concurrency: int | None | Unset = UNSET
+    cache: CachePolicy | None | Unset = UNSET
+    retry: Retry | Unset = UNSET
+    tags: tuple[str, ...] | Unset = UNSET
+    debug: bool | Unset = UNSET
+    idempotency_key: str | None | Unset = UNSET
+    engine: Any = field(default=UNSET, compare=False)
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any], what: str = "@pipeline") -> PipelineOptions:
+        """Check options given by name (see ``StepOptions.read``)."""
+        return _read(cls, given, _PIPELINE_READERS, what)
+
+    def over(self, top: PipelineOptions) -> PipelineOptions:
+        """These options, with those that ``top`` sets laid over them."""
+        return _over(self, top)

@@ -1,0 +1,140 @@
+"""What the log's readers ask: cache lookups on the loop, queries through aiosqlite; it writes nothing."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from treadle.events import (
+    AnyEvent,
+    CallCompleted,
+    Event,
+    RunSucceeded,
+)
+from treadle.storage.rows import ArtifactRow, Body
+
+if TYPE_CHECKING:
+    import aiosqlite
+
+_decode_events = msgspec.msgpack.Decoder(list[AnyEvent]).decode
+_decode_body = msgspec.msgpack.Decoder(Body).decode
+_replace = msgspec.structs.replace
+
+_ARTIFACT = "SELECT a.id, n.name, a.version, a.body FROM artifacts a JOIN names n ON n.id = a.name"
+
+
+def unpack_segment(seq: int, run: str, first_artifact: int, body: bytes) -> Iterator[Event]:
+    """The events of one row of the log, with their numbers filled in."""
+    for offset, event in enumerate(_decode_events(body)):
+        if isinstance(event, (CallCompleted, RunSucceeded)) and event.artifacts:
+            numbers = tuple(first_artifact + index for index in event.artifacts)
+            yield _replace(event, seq=seq + offset, run_id=run, artifacts=numbers)
+        else:
+            yield _replace(event, seq=seq + offset, run_id=run)
+
+
+def unpack_artifact(row: Sequence[Any]) -> ArtifactRow:
+    """An artifact from its row: id, name, version, body."""
+    return ArtifactRow(row[1], _decode_body(row[3]), row[0], row[2])
+
+
+def open_reader(path: str) -> sqlite3.Connection:
+    """A connection that only reads; it sees each commit at once."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, uri=path.startswith("file:"))
+    _configure(connection.execute)
+    return connection
+
+
+def _configure(execute: Any) -> None:
+    for pragma in ("query_only=ON", "read_uncommitted=ON", "busy_timeout=30000", "trusted_schema=OFF"):
+        execute(f"PRAGMA {pragma}")
+
+
+class Lookup:
+    """Answers the cache's question on the loop's own thread.
+
+    A point query takes 9 µs; a hop to another thread and back takes 70 to 150, which
+    would double the cost of an awaited step (docs/decisions/0002).
+    """
+
+    def __init__(self, path: str) -> None:
+        self._connection = open_reader(path)
+
+    def cached(self, key: bytes) -> list[ArtifactRow]:
+        """The artifacts under a cache key, in the order of the outputs; empty if there are none."""
+        found = self._connection.execute("SELECT artifact, count FROM cache WHERE key=?", (key,)).fetchone()
+        if found is None:
+            return []
+        rows = self.artifacts(range(found[0], found[0] + found[1]))
+        return rows if len(rows) == found[1] else []
+
+    def artifacts(self, numbers: Iterable[int]) -> list[ArtifactRow]:
+        """Artifacts by number; those that are gone are left out."""
+        execute = self._connection.execute
+        rows = (execute(f"{_ARTIFACT} WHERE a.id=?", (number,)).fetchone() for number in numbers)
+        return [unpack_artifact(row) for row in rows if row is not None]
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+class Reader:
+    """Queries that may take long, through aiosqlite, opened at the first one."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._connection: aiosqlite.Connection | None = None
+
+    async def rows(self, sql: str, parameters: Iterable[Any] = ()) -> list[Any]:
+        """All rows of a query."""
+        connection = self._connection or await self._open()
+        return list(await connection.execute_fetchall(sql, parameters))
+
+    async def _open(self) -> aiosqlite.Connection:
+        import aiosqlite
+
+        opening = aiosqlite.connect(self._path, isolation_level=None, uri=self._path.startswith("file:"))
+        _daemonise(opening)
+        connection = await opening
+        for pragma in ("query_only=ON", "read_uncommitted=ON", "busy_timeout=30000", "trusted_schema=OFF"):
+            await connection.execute(f"PRAGMA {pragma}")
+        if self._connection is not None:
+            await connection.close()
+            return self._connection
+        self._connection = connection
+        return connection
+
+    async def events(self, run_id: str | None = None, after: int = 0, limit: int = 200) -> list[Event]:
+        """Events in order: of one run or of all, those after a number; at most ``limit`` rows of the log at a time."""
+        return [event async for event in self._events(run_id, after, limit)]
+
+    async def _events(self, run_id: str | None, after: int, limit: int) -> AsyncIterator[Event]:
+        where, parameters = "seq + count > ?", [after + 1] if run_id is None else [after + 1, run_id]
+        if run_id is not None:
+            where += " AND run = ?"
+        sql = f"SELECT seq, run, first_artifact, body FROM log WHERE {where} AND seq > ? ORDER BY seq LIMIT ?"
+        for row in await self.rows(sql, [*parameters, after - 2000, limit]):
+            for event in unpack_segment(*row):
+                if event.seq > after:
+                    yield event
+
+    async def artifacts(self, where: str, parameters: Iterable[Any]) -> list[ArtifactRow]:
+        """Artifacts by a condition on ``a`` (artifacts) and ``n`` (names)."""
+        return [unpack_artifact(row) for row in await self.rows(f"{_ARTIFACT} WHERE {where}", parameters)]
+
+    async def close(self) -> None:
+        """Close the connection, if it was opened."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+
+def _daemonise(opening: Any) -> None:
+    """Let the process end although a connection is open; aiosqlite's thread is no daemon by itself."""
+    thread = getattr(opening, "_thread", None)
+    if thread is not None and not thread.is_alive():
+        thread.daemon = True
