@@ -1,12 +1,57 @@
-"""What every test relies on; it knows nothing of the engine."""
+"""What every test relies on: reproducible examples, and a look at every log that a test leaves behind."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
 
+import pytest
 from hypothesis import settings
 
 # No deadline: machines are shared and noisy. Under CI the examples are the same each time, so that a red build can be
 # repeated; elsewhere each run looks at new ones.
 settings.register_profile("treadle", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True)
 settings.load_profile("treadle")
+
+
+def _load_checker() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("treadle_log_checker", Path(__file__).with_name("checker.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+_checker = _load_checker()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register what belongs to the log checker."""
+    config.addinivalue_line("markers", "damaged_home: leaves a log behind that is not sound, on purpose")
+
+
+@pytest.fixture
+def check_log() -> Callable[[str | os.PathLike[str]], list[str]]:
+    """The independent log checker: what is wrong with a home."""
+    check: Callable[[str | os.PathLike[str]], list[str]] = _checker.check
+    return check
+
+
+@pytest.fixture(autouse=True)
+def every_log_is_sound(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After a test, check each log below its ``tmp_path``; it is torn down last, when its engines are closed."""
+    if "tmp_path" not in request.fixturenames or request.node.get_closest_marker("damaged_home"):
+        yield
+        return
+    folder: Path = request.getfixturevalue("tmp_path")
+    yield
+    homes = [path.parent for path in folder.rglob(_checker.DATABASE) if path.is_file() and path.stat().st_size]
+    problems = [f"{home}: {line}" for home in homes if _checker.is_log(home) for line in _checker.check(home)]
+    if problems:
+        pytest.fail("the test left a log that is not sound:\n" + "\n".join(problems[:30]), pytrace=False)

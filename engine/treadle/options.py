@@ -9,7 +9,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
 from typing import Any, Final, Literal, TypeVar
@@ -346,8 +346,9 @@ def _read(cls: type[_Options], given: Mapping[str, Any], readers: Mapping[str, C
 
 
 def _over(base: _Options, top: _Options) -> _Options:
-    changed = {f.name: value for f in fields(top) if (value := getattr(top, f.name)) is not UNSET}
-    return type(base)(**{f.name: changed.get(f.name, getattr(base, f.name)) for f in fields(base)})
+    names = base.__dataclass_fields__
+    changed = {name: value for name in names if (value := getattr(top, name)) is not UNSET}
+    return type(base)(**{name: getattr(base, name) for name in names} | changed) if changed else base
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import pickle
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from treadle._core.fingerprint import StepIdentity, explain, fingerprint, step_identity
+from treadle._core.fingerprint import StepIdentity, code_digest, explain, fingerprint, step_identity
 from treadle._runtime.source import ModuleSource
 
 READER = ModuleSource()
@@ -198,6 +199,16 @@ def test_a_body_below_a_decorator_is_code_and_not_identity(tmp_path: Path) -> No
     assert fingerprint(before, READER, digest) != fingerprint(after, READER, digest)
     other = load(tmp_path / "other.py", text.replace("y=3", "y=4")).work
     assert identity_of(before).digest != identity_of(other).digest
+
+
+def test_a_function_as_a_value_counts_with_what_it_closes_over() -> None:
+    values = [one, two, make(1), make(2), make(one), Marked(one), Marked(make(1)), ValueError, TypeError, len, max]
+    values += [functools.partial(one, 1), functools.partial(one, 2), [].append, "a".upper, "b".upper]
+    found = [code_digest(value, READER, digest) for value in values]
+    assert None not in found
+    assert len(set(found)) == len(found)
+    assert code_digest(make(1), READER, digest) == found[2]
+    assert code_digest(make(threading.Lock()), READER, digest) is None
 
 
 def test_what_a_factory_holds_may_be_a_type(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from treadle._core.closure import ModuleText
+from treadle._core.reading import ModuleText
 from treadle._runtime.source import ModuleSource
 
 
@@ -167,6 +167,30 @@ def test_a_function_of_a_notebook_cell_has_source_and_one_of_exec_has_none() -> 
     assert (reader.source(space["A"]) or "").startswith("class A:\n    size = 1")
     exec(cell, space)
     assert reader.source(space["work"]) is None
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        "if 0:\n    pass\nelse:\n    {0}",
+        "try:\n    pass\nfinally:\n    {0}",
+        "X = '''\ndef no(:\n'''\nif X:\n    Y = '''\nat the margin\n'''\n    {0}",
+        "@(\n    lambda f: f\n)\n@(lambda f: f)\nclass A:\n    {0}\nwork = A.work",
+        "class A:\n    class B:\n        pass\n# at the margin\n    {0}\nwork = A.work",
+        "X = [\n    1,\n]\nif X:\n    {0}\nwork.__name__ = 'other'",
+    ],
+)
+def test_a_definition_is_found_wherever_it_stands(path: Path, around: str) -> None:
+    module = load(path, "import sys\n" + around.format("def work(x): return x\n"))
+    assert ModuleSource().source(module.work) == "    def work(x): return x\n"
+    write(path, "import os\n\n\n" + around.format("def work(x): return x\n"))
+    assert ModuleSource().source(module.work) == "    def work(x): return x\n"
+
+
+def test_of_two_classes_of_one_name_each_has_its_own_text(path: Path) -> None:
+    text = "class A:\n    x = 1\n    def f(self): return 1\nB = A\nclass A:\n    x = 2\n    def f(self): return 2\n"
+    module, reader = load(path, text), ModuleSource()
+    assert [(reader.source(cls) or "")[13:18] for cls in (module.B, module.A)] == ["x = 1", "x = 2"]
 
 
 def test_future_imports_of_the_file_are_heeded(path: Path) -> None:

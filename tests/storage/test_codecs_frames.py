@@ -35,7 +35,6 @@ class TestPandas:
             self.frame().set_index(["n", "s"]),
             self.frame().iloc[::2],
             self.frame().iloc[:0],
-            pd.DataFrame(),
         ]
         for frame in frames:
             encoded = encode(frame)
@@ -53,6 +52,7 @@ class TestPandas:
             self.frame(o=[1, "a", None]),
             self.frame(t=[(1,), (2,), (3,)]),
             pd.DataFrame([[1, 2]], columns=[0, 1]),
+            pd.DataFrame(),
             self.frame(o=pd.Series([{1}, {2}, {3}], dtype=object)),
         ]
         for frame in frames:

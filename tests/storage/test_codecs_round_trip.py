@@ -345,6 +345,19 @@ def test_every_kind_of_class_comes_back_without_its_constructor() -> None:
     assert back(value).double == [1, 1, 3]
 
 
+def test_attrs_classes_come_back_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    attrs = pytest.importorskip("attrs")
+    here = sys.modules[__name__]
+    for options in ({}, {"slots": False}, {"frozen": True}, {"frozen": True, "slots": False}):
+        made = attrs.make_class("Made", ["a", "b"], **options)
+        made.__module__ = __name__
+        monkeypatch.setattr(here, "Made", made, raising=False)
+        encoded = encode(made((1,), {2}))
+        assert encoded.codec == "msgpack"
+        assert back(made((1,), {2})) == made((1,), {2})
+        assert encode(made(1, 2)).mutable == ("frozen" not in options)
+
+
 class Growing(msgspec.Struct):
     n: int
 
@@ -384,6 +397,16 @@ def test_a_class_whose_name_leads_elsewhere_is_never_stored_by_that_name() -> No
     Plain.__qualname__ = "Plain"
     with pytest.raises(TypeError, match="not the same object"):
         encode(Plain(1))
+
+
+def test_a_name_that_was_bound_to_another_class_since_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in (Plain(1), Point(1), Record(1), Color.RED):
+        assert encode(value).codec == "msgpack"
+        monkeypatch.setattr(sys.modules[__name__], type(value).__name__, Slotted)
+        with pytest.raises(TypeError):
+            encode(value)
+        with pytest.raises(TypeError):
+            encode([value, value])
 
 
 def test_mutable_says_whether_any_part_can_be_changed_in_place() -> None:

@@ -88,8 +88,12 @@ def kill(other: Other) -> None:
     other.wait()
 
 
-def seen_alive_elsewhere(start: Start, owner_id: str) -> bool:
-    return heard(start(f"say(is_alive(home, {owner_id!r}))")) == "True"
+def seen_alive_elsewhere(home: Path, owner_id: str) -> bool:
+    """Ask in another process; a forked one, which needs no imports."""
+    child = os.fork()
+    if child == 0:
+        os._exit(is_alive(home, owner_id))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
 
 
 # -- owners -------------------------------------------------------------------------------
@@ -97,11 +101,13 @@ def seen_alive_elsewhere(start: Start, owner_id: str) -> bool:
 
 def test_an_owner_is_alive_here_and_elsewhere_until_it_releases_its_lock(home: Path, start: Start) -> None:
     lock = OwnerLock.acquire(home, "mine")
+    other = start("while True:\n    say(is_alive(home, 'mine')); hear()")
     assert is_alive(home, "mine")
-    assert seen_alive_elsewhere(start, "mine")
+    assert heard(other) == "True"
     lock.release()
+    tell(other)
     assert not is_alive(home, "mine")
-    assert not seen_alive_elsewhere(start, "mine")
+    assert heard(other) == "False"
     assert os.listdir(home / "owners") == []
 
 
@@ -165,32 +171,32 @@ def test_a_forked_child_cannot_end_its_parents_lock(home: Path, start: Start) ->
     assert is_alive(home, "other")
 
 
-def test_two_engines_of_one_process_are_two_owners(home: Path, start: Start) -> None:
+def test_two_engines_of_one_process_are_two_owners(home: Path) -> None:
     first, second = OwnerLock.acquire(home, "first"), OwnerLock.acquire(home, "second")
     first.release()
     assert not is_alive(home, "first")
     assert is_alive(home, "second")
-    assert seen_alive_elsewhere(start, "second")
+    assert seen_alive_elsewhere(home, "second")
     second.release()
 
 
-def test_asking_never_loses_the_lock_of_this_process_by_whatever_path(home: Path, start: Start, tmp_path: Path) -> None:
+def test_asking_never_loses_the_lock_of_this_process_by_whatever_path(home: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(home)
     lock = OwnerLock.acquire(home, "mine")
     assert is_alive(home, "mine")
     assert is_alive(link, "mine")
     assert sweep(link) == []
-    assert seen_alive_elsewhere(start, "mine")
+    assert seen_alive_elsewhere(home, "mine")
     lock.release()
 
 
-def test_a_lock_lost_by_a_stray_close_is_renewed(home: Path, start: Start) -> None:
+def test_a_lock_lost_by_a_stray_close_is_renewed(home: Path) -> None:
     lock = OwnerLock.acquire(home, "mine")
     lock.path.read_bytes()  # what a backup inside this process would do
-    assert not seen_alive_elsewhere(start, "mine")
+    assert not seen_alive_elsewhere(home, "mine")
     assert lock.renew()
-    assert seen_alive_elsewhere(start, "mine")
+    assert seen_alive_elsewhere(home, "mine")
     lock.release()
     assert not lock.renew()
 

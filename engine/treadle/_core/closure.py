@@ -14,18 +14,15 @@ import builtins
 import functools
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, GenericAlias, MethodType, ModuleType, UnionType
-from typing import Any, Protocol, cast, get_args, get_origin
+from typing import Any, cast, get_args, get_origin
 
 from treadle._core.code import CodeInfo, describe_code
 from treadle._core.holding import (
-    attributes_of,
     cells,
     class_attributes,
     code_within,
     function_name,
-    is_code,
     is_step,
     labelled_state,
     module_name,
@@ -34,42 +31,12 @@ from treadle._core.holding import (
     wrapped_by,
 )
 from treadle._core.plain import is_container, members, plain_types
+from treadle._core.reading import ModuleText, SourceReader
 from treadle._core.syntax import Import, digest_class_body, digest_module, imported_modules
+from treadle._core.witness import Witness, held_code
 
 _MODULE_ATTRIBUTES = frozenset(ModuleType("").__dict__) | {"__file__", "__path__", "__cached__", "__builtins__"}
 _MAX_MEMBERS = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class ModuleText:
-    """The text of a module, and the package that its relative imports start from."""
-
-    text: str
-    package: str
-
-
-class SourceReader(Protocol):
-    """Reads source text, and knows what belongs to the user's project.
-
-    Obligations: the text is that of the code *as loaded* (None rather than a newer file's); nothing is
-    imported by asking; equal questions in one process are cheap.
-    """
-
-    def source(self, obj: FunctionType | type) -> str | None:
-        """Text of the definition, indented or not (of a lambda the expression); None if not to be had."""
-        ...
-
-    def find_module(self, name: str) -> ModuleText | ModuleType | None:
-        """Find a module by its full name without importing it.
-
-        Its text, whether it is loaded or not; the module itself if it is loaded and its file has changed
-        since; None if there is no such module.
-        """
-        ...
-
-    def is_project(self, module_name: str) -> bool:
-        """Whether the module is the user's: outside the standard library and site-packages."""
-        ...
 
 
 class Closure:
@@ -79,6 +46,7 @@ class Closure:
         reader: where source text comes from.
         digest_value: digest of a plain value; any `Exception` means that it has none.
         home: a top-level package that belongs to the project wherever it is installed: the step's own.
+        witness: takes down what is read.
 
     Attributes:
         parts: what was found, as (label, text).
@@ -86,8 +54,15 @@ class Closure:
         has_code: whether any code was read at all.
     """
 
-    def __init__(self, reader: SourceReader, digest_value: Callable[[object], bytes], home: str = "") -> None:
+    def __init__(
+        self,
+        reader: SourceReader,
+        digest_value: Callable[[object], bytes],
+        home: str = "",
+        witness: Witness | None = None,
+    ) -> None:
         self.reader = reader
+        self.witness = witness or Witness()
         self.digest_value = digest_value
         self.home = home
         self.parts: set[tuple[str, str]] = set()
@@ -110,6 +85,7 @@ class Closure:
             text = self._describe(value)
         except RecursionError:
             self.unhashable += self.strict
+            self.witness.is_complete = False
             text = f"instance of {type_name(type(value))}"
         self._lines[id(value)] = (value, text)
         return text
@@ -127,6 +103,7 @@ class Closure:
         if issubclass(kind, ModuleType):
             return f"module {value.__name__}"
         if is_step(value):
+            self.witness.step(value)
             return f"step {self.refer(value.fn)}"
         if issubclass(kind, functools.partial):
             return self._group("partial", [value.func, value.args, value.keywords])
@@ -143,6 +120,7 @@ class Closure:
     def _function(self, fn: FunctionType) -> str:
         name = function_name(fn)
         if not self.is_project(module_name(fn)):
+            self.witness.library_function(fn)
             return self._group(f"function {name}", code_within(fn))
         info = self.describe(fn)
         self._queue.append(fn)
@@ -181,9 +159,13 @@ class Closure:
 
     def _digest(self, value: object) -> str:
         try:
-            return f"value #{self.digest_value(value).hex()}"
+            digest = self.digest_value(value)
+            self.witness.content(value, self.digest_value, digest)
+            return f"value #{digest.hex()}"
         except Exception:
             self.unhashable += self.strict
+            # What has no digest stays without one, as far as its step is concerned; a global may get one.
+            self.witness.is_complete &= self.strict
             return f"instance of {type_name(type(value))}"
 
     def _type_form(self, value: object) -> str:
@@ -192,6 +174,7 @@ class Closure:
 
     def _container(self, value: object) -> str:
         items = members(value)
+        self.witness.container(value)
         if len(items) > _MAX_MEMBERS and not self.strict:
             return f"instance of {type_name(type(value))}"
         lines = [self.refer(item) for item in items]
@@ -202,9 +185,8 @@ class Closure:
     def _instance(self, value: object) -> str:
         kind = type(value)
         self.refer(kind)
-        # A decorator's object (a cached function, a command) keeps the function under some attribute.
-        held = [item for _, item in sorted(attributes_of(value).items()) if is_code(item)]
-        return self._group(f"instance of {type_name(kind)}", held)
+        self.witness.instance(value)
+        return self._group(f"instance of {type_name(kind)}", held_code(value))
 
     def _group(self, what: str, items: list[Any]) -> str:
         lines = [self.refer(item) for item in items]
@@ -219,6 +201,7 @@ class Closure:
     def describe(self, fn: FunctionType) -> CodeInfo:
         """Read the code of ``fn`` and add it as a part."""
         info = describe_code(fn.__code__, self.reader.source(fn))
+        self.witness.function(fn)
         self.parts.add((f"{info.kind} of {function_name(fn)}", f"#{info.digest}"))
         self.has_code = True
         return info
@@ -241,7 +224,9 @@ class Closure:
         for path in info.names:
             if path[0] in own_cells:
                 self._path(own_cells[path[0]], path[1:])
-            elif path[0] in fn.__globals__:
+                continue
+            self.witness.name(fn.__globals__, path[0])
+            if path[0] in fn.__globals__:
                 if path[0] not in _MODULE_ATTRIBUTES:
                     self._bind(f"{module_name(fn)}.{path[0]}", fn.__globals__[path[0]], path[1:])
             elif path[0] not in vars(builtins):
@@ -260,7 +245,8 @@ class Closure:
         if not self.is_project(value.__name__):
             return
         name = f"{value.__name__}.{rest[0]}"
-        namespace = attributes_of(value)
+        namespace: dict[str, object] = vars(value)
+        self.witness.name(namespace, rest[0])
         if rest[0] in namespace:
             self._bind(name, namespace[rest[0]], rest[1:])
         else:
@@ -268,6 +254,7 @@ class Closure:
 
     def _class_members(self, cls: type) -> None:
         name = type_name(cls)
+        self.witness.cls(cls)
         bases = [self.refer(base) for base in (*cls.__bases__, type(cls)) if base not in (object, type)]
         self.parts.add((f"bases of {name}", ", ".join(bases)))
         source = self.reader.source(cls)
@@ -284,9 +271,11 @@ class Closure:
         if self.is_project(module.__name__):
             self._queue.append(module)
         else:
+            self.witness.name(vars(module), "__version__")
             self.parts.add((f"module {module.__name__}", str(vars(module).get("__version__", ""))))
 
     def _module_members(self, module: ModuleType) -> None:
+        self.witness.module(module)
         for name, value in list(vars(module).items()):
             if not (name.startswith("__") and name.endswith("__")):
                 self.parts.add((f"global {module.__name__}.{name}", self.refer(value)))
@@ -302,6 +291,7 @@ class Closure:
             if name in self._modules or not self.is_project(name.partition(".")[0]):
                 continue
             self._modules.add(name)
+            self.witness.is_complete = False  # files are read, and may change or come to be
             found = self.reader.find_module(name)
             if isinstance(found, ModuleType):
                 self.whole_module(found)

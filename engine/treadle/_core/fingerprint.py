@@ -16,11 +16,23 @@ from dataclasses import dataclass
 from types import FunctionType, ModuleType
 from typing import Any
 
-from treadle._core.closure import Closure, ModuleText, SourceReader
+from treadle._core.closure import Closure
 from treadle._core.holding import cells, defaults, function_name, is_step, labelled_state, module_name, wrapped_by
 from treadle._core.plain import plain_types
+from treadle._core.reading import ModuleText, SourceReader
+from treadle._core.witness import Witness
 
-__all__ = ["Fingerprint", "ModuleText", "SourceReader", "StepIdentity", "explain", "fingerprint", "step_identity"]
+__all__ = [
+    "Fingerprint",
+    "ModuleText",
+    "SourceReader",
+    "StepIdentity",
+    "Witness",
+    "code_digest",
+    "explain",
+    "fingerprint",
+    "step_identity",
+]
 
 _MAIN = ("__main__", "__mp_main__")
 _Digest = Callable[[object], bytes]
@@ -55,7 +67,11 @@ class StepIdentity:
 
 
 def fingerprint(
-    fn: object, reader: SourceReader, digest_value: _Digest, depends_on: Sequence[object] = ()
+    fn: object,
+    reader: SourceReader,
+    digest_value: _Digest,
+    depends_on: Sequence[object] = (),
+    witness: Witness | None = None,
 ) -> Fingerprint | None:
     """Take the fingerprint of a function and of all project code that it names, transitively.
 
@@ -67,12 +83,13 @@ def fingerprint(
         reader: where source text comes from.
         digest_value: digest of a plain value, for the globals that the code names.
         depends_on: more functions, classes, modules or values that count.
+        witness: takes down what is read, so that the fingerprint can be used again while that stays as it is.
 
     Returns:
         None if there is no code to read at all, as for a function written in C.
     """
     root = _plain_function(fn)
-    closure = Closure(reader, digest_value, home=_home(root))
+    closure = Closure(reader, digest_value, _home(root), witness)
     if isinstance(root, FunctionType) and closure.is_project(module_name(root)):
         _root(closure, root)
     else:
@@ -108,7 +125,13 @@ def _depend(closure: Closure, index: int, item: object) -> None:
 
 
 def step_identity(
-    fn: FunctionType, *, name: str, outputs: Sequence[str], digest_value: _Digest, reader: SourceReader
+    fn: FunctionType,
+    *,
+    name: str,
+    outputs: Sequence[str],
+    digest_value: _Digest,
+    reader: SourceReader,
+    witness: Witness | None = None,
 ) -> StepIdentity:
     """Take the identity of a step: where it is written, what it is called, and what it closes over.
 
@@ -118,7 +141,10 @@ def step_identity(
         outputs: the names of its outputs, in order.
         digest_value: digest of any value; an `Exception` means that it has none.
         reader: where source text comes from, for functions in closure variables and defaults.
+        witness: takes down what is read, so that the identity can be used again while that stays as it is.
     """
+    witness = witness or Witness()
+    witness.function(fn)
     parts = {
         ("module", _module_identity(fn)),
         ("qualified name", fn.__qualname__),
@@ -132,11 +158,13 @@ def step_identity(
             text: str | None = "itself"
             if any(value is inner for inner in wrapped_by(fn)) and isinstance(value, FunctionType):
                 # Not by its code: this is the step's own function below a decorator.
-                inner = step_identity(value, name="", outputs=(), digest_value=digest_value, reader=reader)
+                inner = step_identity(
+                    value, name="", outputs=(), digest_value=digest_value, reader=reader, witness=witness
+                )
                 text = f"function {function_name(value)} #{inner.digest.hex()}"
                 unhashable += inner.unhashable
             elif _plain_function(value) is not fn:
-                text = _state(value, reader, digest_value, fn, strict)
+                text = _state(value, Closure(reader, digest_value, _home(fn), witness), fn, strict)
             if text is None:
                 unhashable.append(variable)
             else:
@@ -145,9 +173,8 @@ def step_identity(
     return StepIdentity(_digest_parts("treadle step 1", ordered), tuple(unhashable), ordered)
 
 
-def _state(value: object, reader: SourceReader, digest_value: _Digest, fn: FunctionType, strict: bool) -> str | None:
+def _state(value: object, closure: Closure, fn: FunctionType, strict: bool) -> str | None:
     """Say what a closure variable or default holds; None if it cannot be said."""
-    closure = Closure(reader, digest_value, home=_home(fn))
     closure.seed(fn)
     closure.strict = strict
     line = closure.refer(value)
@@ -159,6 +186,29 @@ def _state(value: object, reader: SourceReader, digest_value: _Digest, fn: Funct
     closure.drain()
     parts = tuple(sorted(closure.parts))
     return f"{line} #{_digest_parts('treadle state 1', parts).hex()}" if parts else line
+
+
+def code_digest(value: object, reader: SourceReader, digest_value: _Digest) -> bytes | None:
+    """Digest a function, class or step that is used as a value: its code, and all that it closes over.
+
+    Two functions that one factory made have one fingerprint, but are different arguments.
+
+    Args:
+        value: the function, class, step, partial or bound method; what is written in C counts by its name.
+        reader: where source text comes from.
+        digest_value: digest of any value; an `Exception` means that it has none.
+
+    Returns:
+        None if it holds something that cannot be hashed.
+    """
+    closure = Closure(reader, digest_value, home=_home(_plain_function(value)))
+    closure.strict = True
+    line = closure.refer(value)
+    closure.strict = False
+    closure.drain()
+    if closure.unhashable:
+        return None
+    return _digest_parts("treadle value 1", [("value", line), *sorted(closure.parts)])
 
 
 def _plain_function(value: Any) -> object:

@@ -34,6 +34,8 @@ class CallState(Enum):
     STORING = "it has an outcome that is not committed yet"
     ENDED = "its outcome is in the log, or can never be"
 
+    __hash__ = object.__hash__  # Enum's own is written in Python, and the table is asked on the hot path
+
 
 class Trigger(Enum):
     """What can happen to a call."""
@@ -46,6 +48,8 @@ class Trigger(Enum):
     RETRY = "an attempt failed, another one is due"
     OUTCOME = "an outcome is known: success, hit, reuse, failure, skip, cancel"
     COMMITTED = "the outcome is in the log"
+
+    __hash__ = object.__hash__
 
 
 _S, _T = CallState, Trigger

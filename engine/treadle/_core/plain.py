@@ -16,6 +16,10 @@ from typing import Any
 _SCALARS: frozenset[type] = frozenset(
     {type(None), bool, int, float, complex, str, bytes, bytearray, range, slice, type(...), type(NotImplemented)}
 )
+_FROZEN: frozenset[type] = _SCALARS - {bytearray, slice}
+_FROZEN_MODULES: frozenset[str] = frozenset(
+    {"datetime", "decimal", "fractions", "ipaddress", "pathlib", "re", "uuid", "zoneinfo"}
+)
 _SEQUENCES: frozenset[type] = frozenset({list, tuple, set, frozenset, collections.deque})
 _MAPPINGS: frozenset[type] = frozenset(
     {dict, collections.OrderedDict, collections.defaultdict, collections.Counter, MappingProxyType}
@@ -75,6 +79,20 @@ def plain_types(value: object) -> frozenset[type] | None:
                 return None
             level.extend(inner)
     return frozenset(carriers)
+
+
+def is_frozen(value: object) -> bool:
+    """Tell whether a plain value can never change in place; of a doubtful one, say no.
+
+    >>> is_frozen((1, "a", frozenset({2}))), is_frozen(([],))
+    (True, False)
+    """
+    kind: type[object] = type(value)
+    if kind in _FROZEN:
+        return True
+    if kind is tuple or kind is frozenset:
+        return all(map(is_frozen, members(value)))
+    return issubclass(kind, enum.Enum) or (kind.__module__ in _FROZEN_MODULES and _is_value_type(kind))
 
 
 def is_container(value: object) -> bool:

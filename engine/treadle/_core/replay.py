@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from treadle import events as ev
 from treadle._core.machine import RUN_STATUS_OF, STATUS_OF, CallStatus, RunStatus
+from treadle._core.naming import base_of
 
 TAKEN: frozenset[str] = frozenset({"succeeded", "cached"})
 """Statuses of outcomes that a resume takes over; a skip by condition is one too."""
@@ -18,7 +19,10 @@ TAKEN: frozenset[str] = frozenset({"succeeded", "cached"})
 
 @dataclass(slots=True)
 class CallRecord:
-    """What the log says of one call."""
+    """What the log says of one call.
+
+    ``tries`` counts the attempts that failed and used up a retry; ``ended_seq`` is the number of the event that ended it.
+    """
 
     name: str
     step: str
@@ -43,7 +47,8 @@ class CallRecord:
     peak_rss_bytes: int = 0
     cpu_s: float = 0.0
     metadata: list[bytes] = field(default_factory=list)
-    cut_off: int = 0
+    tries: int = 0
+    ended_seq: int = 0
 
     @property
     def is_reusable(self) -> bool:
@@ -105,6 +110,8 @@ def _apply_to_run(run: RunRecord, event: ev.Event) -> None:
             run.epochs, run.ended_at, run.failure = event.epoch, None, None
             run.value = run.reused = run.performed = run.unclaimed = 0
             _cut_off(run)
+            for call in run.calls.values():
+                call.reused = False
         case ev.RunSucceeded():
             run.value = event.artifacts[0] if event.artifacts else 0
             run.reused, run.performed, run.unclaimed = event.reused, event.performed, event.unclaimed
@@ -112,6 +119,7 @@ def _apply_to_run(run: RunRecord, event: ev.Event) -> None:
             run.failure = event.failure
         case ev.RunCancelled() | ev.RunInterrupted():
             run.reason = event.reason
+            _cut_off(run)
         case _:
             return
     if isinstance(event, ev.RunEnded):
@@ -119,11 +127,10 @@ def _apply_to_run(run: RunRecord, event: ev.Event) -> None:
 
 
 def _cut_off(run: RunRecord) -> None:
-    """A resume begins: what was under way when the run stopped has no outcome."""
+    """The run stopped, or goes on after a stop: what was under way has no outcome."""
     for call in run.calls.values():
         if call.status in ("pending", "running"):
             call.status = "interrupted"
-            call.cut_off += call.attempts
 
 
 def _apply_to_call(run: RunRecord, event: ev.Event) -> None:
@@ -133,6 +140,9 @@ def _apply_to_call(run: RunRecord, event: ev.Event) -> None:
     status = STATUS_OF.get(type(event))
     if status is not None:
         call.status = status
+    if isinstance(event, ev.CallEnded):
+        call.ended_at, call.ended_seq = event.at, event.seq
+        call.tries = call.tries if isinstance(event, ev.CallInterrupted) else 0
     match event:
         case ev.CallScheduled():
             call.reused, call.failure, call.ended_at, call.skip_reason = False, None, None, None
@@ -143,20 +153,19 @@ def _apply_to_call(run: RunRecord, event: ev.Event) -> None:
                 call.identity, call.code, call.key, call.inputs = event.identity, event.code, event.key, event.inputs
         case ev.CallCompleted():
             call.artifacts, call.outputs, call.duration_s = event.artifacts, event.outputs, event.duration_s
-            call.peak_rss_bytes, call.cpu_s, call.ended_at, call.failure = event.peak_rss_bytes, event.cpu_s, event.at, None
+            call.peak_rss_bytes, call.cpu_s, call.failure = event.peak_rss_bytes, event.cpu_s, None
         case ev.CallCached():
             call.artifacts, call.outputs, call.saved_s = event.artifacts, event.outputs, event.saved_s
-            call.identity, call.code, call.inputs, call.ended_at = event.identity, event.code, event.inputs, event.at
+            call.identity, call.code, call.inputs = event.identity, event.code, event.inputs
         case ev.CallReused():
             call.reused = True
         case ev.CallFailed():
-            call.failure, call.duration_s, call.ended_at = event.failure, event.duration_s, event.at
+            call.failure, call.duration_s = event.failure, event.duration_s
         case ev.CallRetrying():
             call.failure = event.failure
+            call.tries += 1
         case ev.CallSkipped():
-            call.skip_reason, call.upstream, call.ended_at = event.reason, event.upstream, event.at
-        case ev.CallCancelled() | ev.CallInterrupted():
-            call.ended_at = event.at
+            call.skip_reason, call.upstream = event.reason, event.upstream
         case ev.MetadataLogged():
             call.metadata.append(event.body)
         case _:
@@ -164,10 +173,12 @@ def _apply_to_call(run: RunRecord, event: ev.Event) -> None:
 
 
 class Memory:
-    """The outcomes that a resumed run has recorded, for taking over by content.
+    """What a resumed run has recorded, for taking over by content.
 
     Outcomes of one identity form a queue in commit order: the pipeline function may ask
-    for them in any order and from any branch.
+    for them in any order and from any branch. A call that has no outcome to take goes on
+    as the recorded call that it is, under that call's name: the oldest one of its identity without an outcome, or
+    else the one of its name if that one never came so far as to have an identity.
 
     Args:
         record: the run's record before the resume.
@@ -175,28 +186,40 @@ class Memory:
     """
 
     def __init__(self, record: RunRecord, *, keep_stale: bool) -> None:
-        self._keep_stale = keep_stale
+        self.keep_stale = keep_stale
         self._outcomes: dict[bytes, deque[CallRecord]] = {}
         self._open: dict[bytes, deque[CallRecord]] = {}
+        self._nameless: dict[str, CallRecord] = {}
         self.names = frozenset(record.calls)
-        for call in sorted(record.calls.values(), key=lambda call: call.ended_at or 0.0):
+        self.bases = frozenset(map(base_of, record.calls))
+        for call in sorted(record.calls.values(), key=lambda call: call.ended_seq if call.is_reusable else 0):
             if call.identity:
                 queues = self._outcomes if call.is_reusable else self._open
                 queues.setdefault(call.identity, deque()).append(call)
+            else:
+                self._nameless[call.name] = call
 
     def take(self, identity: bytes, code: bytes) -> CallRecord | None:
-        """The next recorded outcome of this identity, if there is one that may be used."""
-        queue = self._outcomes.get(identity)
-        if not queue:
-            return None
-        if queue[0].code != code and not self._keep_stale:
-            return None
-        return queue.popleft()
+        """The next recorded outcome of this identity, if there is one that may be used; one of this code first."""
+        queue = self._outcomes.get(identity) or deque()
+        for call in queue:
+            if call.code == code:
+                return self._remove(identity, call)
+        return self._remove(identity, queue[0]) if queue and self.keep_stale else None
+
+    def _remove(self, identity: bytes, call: CallRecord) -> CallRecord:
+        self._outcomes[identity].remove(call)
+        return call
 
     def reopen(self, identity: bytes) -> CallRecord | None:
-        """The oldest recorded call of this identity that has no outcome to take: the same call, performed again."""
-        queue = self._open.get(identity)
+        """The recorded call of this identity that is performed again: one without an outcome, or of another code."""
+        queue = self._open.get(identity) or (None if self.keep_stale else self._outcomes.get(identity))
         return queue.popleft() if queue else None
+
+    def unstarted(self, name: str, step: str) -> CallRecord | None:
+        """The recorded call of this name, if all that is known of it is its step."""
+        call = self._nameless.get(name)
+        return self._nameless.pop(name) if call is not None and call.step == step else None
 
     @property
     def unclaimed(self) -> int:

@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
+import msgspec
+
 from treadle._core.machine import SETTLED, CallState, CallStatus, Trigger, after
 from treadle._runtime.context import active_call
 from treadle.errors import AwaitCycle, ResultNotReady
@@ -79,7 +81,7 @@ class StepFuture(asyncio.Future[T], Generic[T]):
         Raises:
             OptionError: the step has no output of that name.
         """
-        return self._call.output_future(name)
+        return self._call.output_future(name, self)
 
     def result(self, timeout: float | None = None) -> T:
         """The value of the finished call, or its error.
@@ -121,52 +123,69 @@ class StepFuture(asyncio.Future[T], Generic[T]):
         return f"<StepFuture {self._call.name}{output} {self._call.status}>"
 
 
-class Call:
+_GONE = cast("StepFuture[Any]", None)
+"""The future of a call that has ended: whoever needs it has it."""
+
+
+class Call(msgspec.Struct, gc=False, eq=False):
     """One submission of a step in a run.
 
     ``pending`` counts the inputs that are not there yet; ``dependents`` are the calls
     that wait for this one. What only a running call needs is created when it runs.
+
+    The garbage collector does not look into calls (``gc=False``): 50,000 of them made one
+    full collection stall the loop for 300 ms. So a call may not stay in a circle of
+    references: it lets go of everything when it has ended (``let_go``).
     """
 
-    __slots__ = (
-        "_status", "args", "attempt", "attempt_at", "awaited", "budget", "context", "dependents", "derived", "ending",
-        "error", "future", "group", "identity", "index", "inputs", "key", "kwargs", "limits", "name", "pending",
-        "plan", "reused", "roots", "rows", "run", "saved_s", "shape", "slots", "started_at", "started_clock", "state", "task",
-        "timer", "value", "was_observed",
-    )  # fmt: skip
+    run: Run
+    plan: Plan
+    name: str
+    index: int | None
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] | None
+    future: StepFuture[Any]
+    state: CallState = CallState.WAITING
+    outcome: CallStatus = "pending"
+    pending: int = 0
+    order: int = 0
+    attempt: int = 0
+    budget: int = 0
+    dependents: list[Call] | None = None
+    derived: dict[str, StepFuture[Any]] | None = None
+    group: MapFuture[Any] | None = None
+    limits: Limits | None = None
+    slots: Limits | None = None
+    roots: list[Call] | None = None
+    context: contextvars.Context | None = None
+    task: asyncio.Task[None] | None = None
+    ending: Ending | None = None
+    error: BaseException | None = None
+    value: Any = None
+    rows: tuple[ArtifactRow, ...] | None = None
+    inputs: tuple[Input, ...] = ()
+    identity: bytes = b""
+    key: bytes = b""
+    shape: str = ""
+    saved_s: float = 0.0
+    started_clock: float = 0.0
+    attempt_at: float = 0.0
+    awaited: set[Call] | None = None
+    reused: bool = False
+    was_observed: bool = False
+    is_introduced: bool = False
+    is_taking: bool = False
 
-    def __init__(
-        self, run: Run, plan: Plan, name: str, index: int | None, args: tuple[Any, ...], kwargs: dict[str, Any] | None
-    ) -> None:
-        self.run, self.plan, self.name, self.index = run, plan, name, index
-        self.args, self.kwargs = args, kwargs
-        self.state = CallState.WAITING
-        self.pending = 0
-        self.attempt = self.budget = 0
-        self.dependents: list[Call] | None = None
-        self.derived: dict[str, StepFuture[Any]] | None = None
-        self.group: MapFuture[Any] | None = None
-        self.limits: Limits | None = None
-        self.roots: list[Call] | None = None
-        self.context: contextvars.Context | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        self.ending: Ending | None = None
-        self.error: BaseException | None = None
-        self.value: Any = None
-        self.rows: list[ArtifactRow] | None = None
-        self.inputs: tuple[Input, ...] = ()
-        self.identity = self.key = b""
-        self.saved_s = 0.0
-        self.slots: Limits | None = None
-        self.reused = self.was_observed = False
-        self.shape = ""
-        self.awaited: set[Call] | None = None
-        self.started_at = self.started_clock = self.attempt_at = 0.0
-        self._status: CallStatus = "pending"
-        self.future: StepFuture[Any] = StepFuture(loop=run.loop)
-        self.future._call = self
-        self.future._output = ""
+    @classmethod
+    def make(
+        cls, run: Run, plan: Plan, name: str, index: int | None, args: tuple[Any, ...], kwargs: dict[str, Any] | None
+    ) -> Call:
+        """A new call with its future."""
+        future: StepFuture[Any] = StepFuture(loop=run.loop)
+        call = cls(run, plan, name, index, args, kwargs, future)
+        future._call = call
+        future._output = ""
+        return call
 
     # -- state ----------------------------------------------------------------------------
 
@@ -184,17 +203,23 @@ class Call:
         """Its status as users see it."""
         if self.state is CallState.PERFORMING:
             return "running"
-        return self._status if self.state is CallState.ENDED else "pending"
+        return self.outcome if self.state is CallState.ENDED else "pending"
 
     def settle(self, status: CallStatus) -> None:
         """Take an outcome; it becomes visible when it is committed."""
-        self._status = status
+        self.outcome = status
         self.state = after(self.state, Trigger.OUTCOME)
 
-    @property
-    def outcome(self) -> CallStatus:
-        """The outcome, whether committed or not."""
-        return self._status
+    def let_go(self) -> None:
+        """Drop what only a call under way needs, and every reference that could close a circle."""
+        self.args, self.kwargs, self.value = (), None, None
+        self.context = self.task = self.dependents = self.awaited = None
+        if self.outcome not in ("failed", "skipped"):
+            self.forget()
+
+    def forget(self) -> None:
+        """Drop future and error, too; a failed call keeps them until its run is over."""
+        self.future, self.derived, self.error = _GONE, None, None
 
     def on_commit(self, error: BaseException | None, /) -> None:
         """The log has its outcome, or could not take it."""
@@ -221,17 +246,18 @@ class Call:
         """All artifacts by output name."""
         return self.run.artifacts_of(self)
 
-    def output_future(self, name: str) -> StepFuture[Any]:
-        """A future of one output, resolved together with the call's own."""
+    def output_future(self, name: str, source: StepFuture[Any]) -> StepFuture[Any]:
+        """A future of one output, resolved together with the call's own (``source``)."""
         self.plan.check_output(name)
-        if self.derived is None:
-            self.derived = {}
-        future = self.derived.get(name)
-        if future is None:
-            future = self.derived[name] = StepFuture(loop=self.run.loop)
-            future._call, future._output = self, name
-            if self.state is CallState.ENDED:
-                self.run.resolve_output(self, name, future)
+        known = self.derived.get(name) if self.derived else None
+        if known is not None:
+            return known
+        future: StepFuture[Any] = StepFuture(loop=self.run.loop)
+        future._call, future._output = self, name
+        if self.state is CallState.ENDED:
+            self.run.resolve_output(self, name, source, future)
+        else:
+            self.derived = {**(self.derived or {}), name: future}
         return future
 
     def futures(self) -> list[StepFuture[Any]]:

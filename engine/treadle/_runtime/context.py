@@ -21,6 +21,11 @@ active_call: ContextVar[Call | None] = ContextVar("treadle_call", default=None)
 
 
 def current_run() -> Run | None:
-    """The run in whose pipeline function we are; a run that has ended counts as none."""
+    """The run in whose pipeline function we are; none in a step's body, and a run that has ended counts as none."""
     run = active_run.get()
-    return run if run is not None and not run.is_over else None
+    if active_call.get() is not None:
+        return None
+    if run is None or not run.is_over:
+        return run
+    run.raise_if_left_behind()
+    return None

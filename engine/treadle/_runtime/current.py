@@ -46,7 +46,10 @@ class Current:
     @property
     def token(self) -> str:
         """A text that is the same for all attempts and resumes of this call, for outside interfaces that take one."""
-        return blake3(f"{self._call.run.id}/{self._call.name}".encode()).hexdigest()[:32]
+        # With the identity: a call whose start was never logged may have another name after a resume, and another
+        # call its name.
+        named = f"{self._call.run.id}/{self._call.name}/".encode()
+        return blake3(named + self._call.identity).hexdigest()[:32]
 
     def log_metadata(self, **facts: Any) -> None:
         """Attach facts (plain data) to this call.

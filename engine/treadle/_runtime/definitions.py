@@ -5,8 +5,8 @@ one that has changed is not.
 """
 
 from __future__ import annotations
-
 import __future__
+
 import ast
 from collections.abc import Iterator
 from types import CodeType, FunctionType
@@ -15,7 +15,7 @@ from typing import Any
 from treadle._core.code import bytecode_digest
 
 _ANNOTATIONS = __future__.annotations.compiler_flag
-_NO_BEGINNING = tuple(" \t\r\n\f#)]}") + ("",)
+_NO_BEGINNING = frozenset(["", *" \t\r\n\f#)]}"])
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda
 
 
@@ -71,7 +71,7 @@ class SourceFile:
     def _codes(self, statement: ast.stmt, flags: int) -> dict[str, list[CodeType]]:
         found = self._compiled.get(statement)
         if found is None:
-            found = {}
+            found = dict[str, list[CodeType]]()
             for code in self._compile(statement, flags | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT):  # await: notebook cells
                 found.setdefault(code.co_qualname, []).append(code)
             self._compiled[statement] = found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import os
 import secrets
 import threading
@@ -18,6 +19,7 @@ from treadle._runtime.archive import Archive
 from treadle._runtime.artifact import Artifact, Vault
 from treadle._runtime.call import Call
 from treadle._runtime.capture import Capture
+from treadle._runtime.clock import SystemClock
 from treadle._runtime.context import active_engine
 from treadle._runtime.handle import RunHandle
 from treadle._runtime.identity import Identities
@@ -27,7 +29,7 @@ from treadle._runtime.threads import ThreadPool
 from treadle.errors import EngineClosed, EngineForked, OptionError, TreadleError
 from treadle.options import DURABILITIES, UNSET, CachePolicy, Duration, Durability, Keep, PipelineOptions, Retry, StepOptions
 from treadle.options import check_known, seconds
-from treadle.storage import blobs, home, owners
+from treadle.storage import blobs, failpoints, home, owners
 from treadle.storage.log import Log
 from treadle.storage.reader import Lookup, Reader
 from treadle.storage.schema import DATABASE
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from treadle._runtime.pipeline import PipelineFn
     from treadle._runtime.run import Run
     from treadle._runtime.step import Step
+    from treadle.contracts import Clock
     from treadle.events import Event
 
 P = ParamSpec("P")
@@ -106,6 +109,7 @@ class Engine:
         self._capture = Capture(self, prints=capture_print)
         self._close_timeout_s = seconds(close_timeout, "close_timeout")
         self._left_behind: set[asyncio.Task[Any]] = set()
+        self._clock: Clock | None = None
         self._state = "new"
         self._pid = os.getpid()
         self._token: Token[Engine | None] | None = None
@@ -140,6 +144,7 @@ class Engine:
             raise EngineClosed(f"this engine was {self._state} before", fix="make a new Engine for each `async with`")
         self.loop = asyncio.get_running_loop()
         self._thread_id, self._pid = threading.get_ident(), os.getpid()
+        self.clock: Clock = self._clock or SystemClock(self.loop)
         self.pool = ThreadPool(self._threads, self.loop, "treadle-step")
         self.io = ThreadPool(2, self.loop, "treadle-io")
         self._state = "opening"
@@ -155,6 +160,10 @@ class Engine:
         self._capture.install()
         await self.sweep()
         self._upkeep = self.loop.create_task(upkeep.watch(self))
+
+    def use_clock(self, clock: Clock | None) -> None:
+        """Take time and chance from somewhere else; before opening, for tests."""
+        self._clock = clock
 
     def _open_storage(self) -> None:
         in_memory = self._home_option == "memory://"
@@ -197,6 +206,7 @@ class Engine:
         for run in list(self.runs_here.values()):
             run.stop("interrupt")
         await self._drain(10.0)
+        failpoints.hit("closing")
         defaults.left(self)
         self._capture.remove()
         self.pool.close()
@@ -266,7 +276,10 @@ class Engine:
         if self.is_on_loop():
             awaitable.close()
             raise TreadleError("this waits, and never on the event loop", fix="use await")
-        return asyncio.run_coroutine_threadsafe(awaitable, self.loop).result(timeout)
+        try:
+            return asyncio.run_coroutine_threadsafe(awaitable, self.loop).result(timeout)
+        except concurrent.futures.CancelledError:
+            raise asyncio.CancelledError from None  # the other class of that name is an Exception
 
     def wait_for_call(self, run: Run, future: Any) -> Any:
         """Wait in a ``def`` pipeline's thread for a call; the end of the run comes as a cancellation."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import functools
 import signal
+import threading
 from collections.abc import AsyncIterator, Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from treadle._runtime import launch
 from treadle._runtime.context import current_run
 from treadle._runtime.defaults import engine_here
-from treadle.errors import AwaitCycle
+from treadle.errors import AwaitCycle, ResultNotReady
 
 if TYPE_CHECKING:
     from treadle._runtime.pipeline import PipelineFn
@@ -36,7 +38,8 @@ class RunHandle(Generic[R_co]):
         self, target: PipelineFn[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], parent: Run | None
     ) -> None:
         self.id = launch.new_run_id()
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._thread_id = asyncio.get_running_loop(), threading.get_ident()
+        self._is_detached = False
         self._target, self._parent = target, parent
         engine = parent.engine if parent is not None else engine_here(target)
         ready = None if engine is None or launch.is_deferred(target, parent, args, kwargs) else launch.begin(
@@ -53,13 +56,22 @@ class RunHandle(Generic[R_co]):
         """A handle of a run that is under way."""
         handle: RunHandle[Any] = cls.__new__(cls)
         handle.id, handle._loop, handle._target, handle._parent = run.id, run.loop, run.target, run.parent
-        handle._run, handle._launching = run, None
+        handle._thread_id = threading.get_ident()
+        handle._run, handle._launching, handle._is_detached = run, None, True
         return handle
 
     def _launched(self, task: asyncio.Task[launch.Launched]) -> None:
         if not task.cancelled() and task.exception() is None:
             self._run = task.result().run
             self.id = task.result().run_id
+            if self._is_detached:
+                self.detach()
+
+    def detach(self) -> None:
+        """Let the run go on when all who await it are cancelled."""
+        self._is_detached = True
+        if self._run is not None:
+            self._run.is_detached = True
 
     async def _ready(self) -> launch.Launched:
         if self._run is not None:
@@ -85,6 +97,23 @@ class RunHandle(Generic[R_co]):
         launched = await self._ready()
         await self._finished(launched)
         return await launched.result()
+
+    def result(self, timeout: float | None = None) -> R_co:
+        """As ``await``, for threads (``def`` pipelines, say), which it blocks.
+
+        Raises:
+            TimeoutError: the run took longer than ``timeout`` seconds.
+            ResultNotReady: this is the event loop's thread, which it would block.
+        """
+        if threading.get_ident() == self._thread_id:
+            raise ResultNotReady(
+                f"run {self.id} may not have ended, and .result() never waits on the event loop",
+                fix="`await` the handle instead; .result() waits in `def` pipelines and other threads",
+            )
+        try:
+            return asyncio.run_coroutine_threadsafe(self._value(), self._loop).result(timeout)
+        except concurrent.futures.CancelledError:
+            raise asyncio.CancelledError from None
 
     async def accepted(self) -> RunHandle[R_co]:
         """Wait until the run and its arguments are in the log.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from collections.abc import Awaitable
 from functools import partial
 from typing import Any
 
@@ -15,35 +16,40 @@ GRACE_S = 0.03
 """How long a timed-out body may take to end before its call goes on without it."""
 
 
-async def attempt(call: Call, values: Values) -> Any:
-    """Call the step's function once.
+def attempt(call: Call, values: Values) -> Awaitable[Any]:
+    """Call the step's function once; gives what is to be awaited, for a plain async body nothing but its coroutine.
 
-    Raises:
+    Raises (when awaited):
         StepTimeout: the attempt took longer than the step's timeout.
         ThreadsExhausted: too many threads are stuck.
         BaseException: whatever the body raises.
     """
     plan = call.plan
     if call.run.debug:
-        async with call.run.debug_lock:
-            result = plan.fn(*values.args, **values.kwargs)
-            return await result if plan.is_async else result
+        return _by_itself(call, values)
     if not plan.is_async:
-        return await _in_thread(call, values)
+        return _in_thread(call, values)
     if plan.timeout is not None:
-        return await _on_loop_in_time(call, values, plan.timeout)
-    result = await plan.fn(*values.args, **values.kwargs)
-    if call.ending is not None:
-        raise asyncio.CancelledError
-    return result
+        return _on_loop_in_time(call, values, plan.timeout)
+    body: Awaitable[Any] = plan.fn(*values.args, **values.kwargs)
+    return body
+
+
+async def _by_itself(call: Call, values: Values) -> Any:
+    """For debugging: on this thread, one call at a time, without a timeout."""
+    async with call.run.debug_lock:
+        result = call.plan.fn(*values.args, **values.kwargs)
+        return await result if call.plan.is_async else result
 
 
 async def _on_loop_in_time(call: Call, values: Values, timeout_s: float) -> Any:
     """The body in a task of its own, so that one that swallows its cancellation can be left behind."""
     body = call.run.loop.create_task(call.plan.fn(*values.args, **values.kwargs), context=contextvars.copy_context())
+    expired: asyncio.Future[None] = call.run.loop.create_future()
+    timer = call.run.engine.clock.call_later(timeout_s, _ring, expired)
     try:
-        done, _ = await asyncio.wait((body,), timeout=timeout_s)
-        if not done:
+        await asyncio.wait((body, expired), return_when=asyncio.FIRST_COMPLETED)
+        if not body.done():
             body.cancel()
             done, _ = await asyncio.wait((body,), timeout=GRACE_S)
             if not done:
@@ -59,7 +65,14 @@ async def _on_loop_in_time(call: Call, values: Values, timeout_s: float) -> Any:
         elif not body.cancelled():
             body.exception()
         raise
+    finally:
+        timer.cancel()
     return body.result()
+
+
+def _ring(expired: asyncio.Future[None]) -> None:
+    if not expired.done():
+        expired.set_result(None)
 
 
 async def _in_thread(call: Call, values: Values) -> Any:
@@ -76,7 +89,7 @@ async def _in_thread(call: Call, values: Values) -> Any:
     job = engine.pool.start(body, partial(_finish, future))
     timer = None
     if call.plan.timeout is not None:
-        timer = call.run.loop.call_later(call.plan.timeout, _expire, future)
+        timer = call.run.engine.clock.call_later(call.plan.timeout, _expire, future)
     try:
         return await future
     except _Expired:

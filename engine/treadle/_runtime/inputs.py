@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from blake3 import blake3
 
 from treadle._core.binding import CONTAINERS, PLAIN, find, replace
@@ -27,21 +28,19 @@ LEFT_OUT = bytes(32)
 """Stands in an identity for an argument that has no digest."""
 
 Stand_ins = (StepFuture, MapFuture, Artifact, Unmapped)
+_NO_NAMES: dict[str, Any] = {}
 _QUICK_MODULES = frozenset({"builtins", "datetime", "decimal", "uuid", "pathlib", "fractions", "collections", "zoneinfo"})
 
 
-class Values:
+class Values(msgspec.Struct, gc=False):
     """The arguments of a call as its body gets them, and what is known of them."""
 
-    __slots__ = ("args", "bound", "digests", "inputs", "kwargs", "unhashable")
-
-    def __init__(self) -> None:
-        self.args: list[Any] = []
-        self.kwargs: dict[str, Any] = {}
-        self.bound: dict[str, Any] = {}
-        self.digests: dict[str, bytes] = {}
-        self.inputs: tuple[Input, ...] = ()
-        self.unhashable: list[str] = []
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+    bound: dict[str, Any] = {}
+    digests: dict[str, bytes] = {}
+    inputs: tuple[Input, ...] = ()
+    unhashable: tuple[str, ...] = ()
 
 
 class _Taken:
@@ -55,12 +54,23 @@ class _Taken:
 
 def plain(call: Call) -> Values | None:
     """The inputs, if they can be had at once; ``None`` if something has to be loaded or is large."""
+    names = call.plan.binder.positional
+    if len(call.args) == 1 and not call.kwargs and len(names) == 1 and type(call.args[0]) in PLAIN:
+        return _single(call, names[0], call.args[0])
     taken: dict[str, _Taken] = {}
     for label, value in _labelled(call):
         if type(value) not in PLAIN and not _is_quick_argument(call, value):
             return None
         taken[label] = _take(call, label, value)
     return _collect(call, taken)
+
+
+def _single(call: Call, name: str, value: Any) -> Values | None:
+    """The most frequent case, one plain argument, without the detours of the general one."""
+    if not is_quick(value):
+        return None
+    digest = codecs.encode(value).digest
+    return Values((value,), _NO_NAMES, {name: value}, {name: digest}, (Input(name, digest),))
 
 
 async def load(call: Call) -> Values:
@@ -148,12 +158,23 @@ def _digested(call: Call, label: str, value: Any, producer: str = "") -> _Taken:
     try:
         encoded = encode(call.run.engine, value)
     except EncodeError as error:
-        if call.plan.policy is not None:
-            hint(f"step {call.plan.name} is not cached: argument {label} cannot be hashed ({error.what})")
-        return _Taken(value, b"", producer)
+        return _Taken(value, _digest_alone(call, label, value, error), producer)
     if encoded.mutable and len(encoded.data) <= COPIED_BYTES:
         value = codecs.decode(encoded.codec, encoded.data, trusted=True)
     return _Taken(value, encoded.digest, producer)
+
+
+def _digest_alone(call: Call, label: str, value: Any, error: EncodeError) -> bytes:
+    """The digest of what cannot be stored, a lambda for example; empty if it has none."""
+    engine = call.run.engine
+    try:
+        return codecs.digest(
+            value, code_digest=engine.identities.code_digest, allow_pickle=engine.vault.allow_pickle
+        )
+    except EncodeError:
+        if call.plan.counts(label):
+            hint(f"step {call.plan.name} is not cached: argument {label} cannot be hashed ({error.what})")
+        return b""
 
 
 def _copied(taken: _Taken, original: Any) -> _Taken:
@@ -171,10 +192,10 @@ def _collect(call: Call, taken: dict[str, _Taken]) -> Values:
     values = Values()
     count = len(call.args)
     items = [(label, item) for label, item in taken.items()]
-    values.args = [item.value for _, item in items[:count]]
+    values.args = tuple([item.value for _, item in items[:count]])
     values.kwargs = {label: item.value for label, item in items[count:]}
     values.bound = {label: item.value for label, item in items}
-    values.unhashable = [label for label, item in items if not item.digest]
+    values.unhashable = tuple([label for label, item in items if not item.digest])
     values.inputs = tuple(Input(label, item.digest, item.producer, item.artifact) for label, item in items)
     digests: dict[str, bytes] = {}
     for name in plan.binder.names:

@@ -5,23 +5,39 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import os
 import secrets
 import sys
 import time
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
 
 from treadle import events as ev
 from treadle._core.binding import find, replace
+from treadle._core.machine import RESUMABLE
 from treadle._core.replay import Memory, RunRecord
 from treadle._runtime import inputs
 from treadle._runtime.artifact import Artifact
 from treadle._runtime.call import StepFuture
 from treadle._runtime.defaults import default_engine
+from treadle._runtime.failures import failure_of
 from treadle._runtime.mapping import MapFuture
 from treadle._runtime.plan import hint, logger
 from treadle._runtime.results import RunResult
 from treadle._runtime.run import Run
-from treadle.errors import ArgumentNotStorable, EncodeError, IdempotencyConflict, OptionError, RunNotFound, RunPoisoned
+from treadle.errors import (
+    ArgumentNotStorable,
+    ArtifactDamaged,
+    DecodeError,
+    EncodeError,
+    IdempotencyConflict,
+    OptionError,
+    RunNotFound,
+    RunPoisoned,
+)
+from treadle.options import FailureMode, PipelineOptions
 from treadle.storage import codecs, failpoints, owners
 from treadle.storage.rows import ArtifactRow, Body, Part
 from treadle.storage.writer import Transaction
@@ -33,6 +49,7 @@ if TYPE_CHECKING:
 References = (StepFuture, MapFuture, Artifact)
 Changed = Literal["rerun", "keep"]
 
+INLINE_BYTES = 64 * 1024
 POLL_S = 0.05
 RECOVERIES = 3
 """After so many recoveries without a new outcome, a run is given up as poisoned."""
@@ -57,6 +74,7 @@ class Launched:
     async def result(self) -> RunResult[Any]:
         """The result of the ended run."""
         if self.run is not None:
+            self.run.was_observed = True
             return RunResult(self.run.id, self.run.name, self.run.engine.archive, self.run)
         assert self.engine is not None
         return await self.engine.get_run(self.run_id)
@@ -66,7 +84,9 @@ def is_deferred(target: PipelineFn[..., Any], parent: Run | None, args: tuple[An
     """Whether something has to be awaited before the run can begin."""
     if target.options.idempotency_key or (parent is not None and parent.memory is not None):
         return True
-    return next(find((args, kwargs), References), None) is not None
+    if next(find((args, kwargs), References), None) is not None:
+        return True
+    return not all(map(inputs.is_quick, (*args, *kwargs.values())))
 
 
 def begin(
@@ -75,16 +95,34 @@ def begin(
     """Accept a run and start its function; the acceptance shares a flush with what the run does first."""
     engine.check_usable()
     run = Run(engine, run_id, target, engine.pipeline_defaults.over(target.options), args, kwargs, parent)
-    encoded = _arguments(run)
-    _accept(run, encoded)
+    _accept(run, _arguments(run))
     run.start()
     return run
 
 
-def _arguments(run: Run) -> codecs.Encoded | None:
-    """The arguments as the log keeps them; ``None`` if they cannot be kept."""
+async def _begin_slowly(
+    engine: Engine, target: PipelineFn[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], parent: Run | None, run_id: str
+) -> Run:
+    """As ``begin``; arguments that are large are encoded and stored on a thread."""
+    run = Run(engine, run_id, target, engine.pipeline_defaults.over(target.options), args, kwargs, parent)
+    stored = await engine.io.run(_arguments, run)
+    engine.check_usable()
+    _accept(run, stored)
+    run.start()
+    return run
+
+
+class _Stored(msgspec.Struct):
+    """Arguments as the log keeps them: in the event, or beside it if they are large."""
+
+    encoded: codecs.Encoded
+    location: str = ""
+
+
+def _arguments(run: Run) -> _Stored | None:
+    """Encode the arguments, and store large ones; ``None`` if they cannot be kept."""
     try:
-        return inputs.encode(run.engine, [list(run.args), run.kwargs])
+        encoded = inputs.encode(run.engine, [list(run.args), run.kwargs])
     except EncodeError as error:
         if run.options.idempotency_key:
             raise ArgumentNotStorable(
@@ -96,6 +134,9 @@ def _arguments(run: Run) -> codecs.Encoded | None:
         run.recoverable = False
         hint(f"runs of pipeline {run.name} cannot be resumed: argument {_parameter(run, error)} cannot be stored")
         return None
+    if len(encoded.data) <= INLINE_BYTES:
+        return _Stored(encoded)
+    return _Stored(encoded, run.engine.vault.blobs.put(encoded.data, encoded.checksum))
 
 
 def _parameter(run: Run, error: EncodeError) -> str:
@@ -108,33 +149,75 @@ def _parameter(run: Run, error: EncodeError) -> str:
     return getattr(error, "path", "")
 
 
-def _accept(run: Run, encoded: codecs.Encoded | None) -> None:
+def _accept(run: Run, stored: _Stored | None) -> None:
     engine = run.engine
     log = engine.log
+    part = run.part()  # before the row, so that row and event are in one commit
     log.accept(
         [run.id, run.name, run.target.target, engine.id, run.parent.id if run.parent else "", run.recoverable, run.created_at]
     )
-    part = run.append(_accepted(run, encoded, run.part()))
+    run.append(_accepted(run, stored, part))
     part.waiters.append(_Accepted(run))
     log.kick()
     logger.log(logging.INFO, "run %s of %s started", run.id, run.name)
     failpoints.hit("accepted")
 
 
-def _accepted(run: Run, encoded: codecs.Encoded | None, part: Part) -> ev.RunAccepted:
+def _accepted(run: Run, stored: _Stored | None, part: Part) -> ev.RunAccepted:
     """The event; large arguments go beside it, as an artifact."""
-    data, codec = (bytes(encoded.data), encoded.codec) if encoded is not None else (b"", "")
-    if encoded is not None and len(data) > 64 * 1024:
-        location = run.engine.vault.blobs.put(data, encoded.checksum)
-        body = Body(
-            encoded.digest, encoded.checksum, len(data), codec, encoded.type_name, run.id, "", "", run.created_at, location=location
-        )
-        part.artifacts.append(ArtifactRow(f"arguments:{run.name}", body))
-        data = b""
+    data, codec = b"", ""
+    if stored is not None:
+        encoded = stored.encoded
+        data, codec = bytes(encoded.data), encoded.codec
+        if stored.location:
+            body = Body(
+                encoded.digest, encoded.checksum, len(data), codec, encoded.type_name, run.id, "", "", run.created_at,
+                location=stored.location,
+            )  # fmt: skip
+            part.artifacts.append(ArtifactRow(f"arguments:{run.name}", body))
+            data = b""
     return ev.RunAccepted(
         at=run.created_at, pipeline=run.name, parent=run.parent.id if run.parent else "", parent_call=run.parent_call,
-        arguments=data, codec=codec, recoverable=run.recoverable,
+        arguments=data, codec=codec, recoverable=run.recoverable, options=_Options.of(run).packed(),
     )  # fmt: skip
+
+
+class _Options(msgspec.Struct, omit_defaults=True):
+    """What a resume has to know beside the arguments; ``script`` is the file of a pipeline in ``__main__``."""
+
+    name: str | None = None
+    failure_mode: FailureMode | None = None
+    timeout: float | None = None
+    max_concurrency: int | None = None
+    tags: tuple[str, ...] = ()
+    script: str = ""
+
+    @classmethod
+    def of(cls, run: Run) -> _Options:
+        options = run.options
+        return cls(
+            name=options.name or None, failure_mode=options.failure_mode or None, timeout=options.timeout or None,
+            max_concurrency=options.max_concurrency or None, tags=options.tags or (), script=_script(run.target.target),
+        )  # fmt: skip
+
+    def packed(self) -> bytes:
+        return b"" if self == _Options() else msgspec.msgpack.encode(self)
+
+    @classmethod
+    def read(cls, packed: bytes) -> _Options:
+        return msgspec.msgpack.decode(packed, type=cls) if packed else cls()
+
+    def over(self, options: PipelineOptions) -> PipelineOptions:
+        given = {name: getattr(self, name) for name in ("name", "failure_mode", "timeout", "max_concurrency", "tags")}
+        return options.over(PipelineOptions(**{name: value for name, value in given.items() if value}))
+
+
+def _script(target: str) -> str:
+    """The file of a pipeline that a script defines; every script's module has the name ``__main__``."""
+    if not target.startswith("__main__:"):
+        return ""
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    return os.path.realpath(file) if file else "interactive"
 
 
 class _Accepted:
@@ -172,7 +255,7 @@ async def launch(
         again = await _child_again(engine, target, args, kwargs, parent)
         if again is not None:
             return again
-    return Launched(run_id, begin(engine, target, args, kwargs, parent, run_id), engine)
+    return Launched(run_id, await _begin_slowly(engine, target, args, kwargs, parent, run_id), engine)
 
 
 async def _resolved(value: Any) -> Any:
@@ -188,9 +271,9 @@ async def _launch_once(
 ) -> Launched:
     """One run per key and input, whoever asks: join it, take its outcome, take it up again, or be the first."""
     run = Run(engine, run_id, target, engine.pipeline_defaults.over(target.options), args, kwargs, parent)
-    encoded = _arguments(run)
-    assert encoded is not None
-    digest, key = encoded.digest, target.options.idempotency_key
+    stored = await engine.io.run(_arguments, run)
+    assert stored is not None
+    digest, key = stored.encoded.digest, target.options.idempotency_key
     held: list[Part] = []
 
     def accept(transaction: Transaction) -> tuple[str, bytes, str, str] | None:
@@ -205,7 +288,7 @@ async def _launch_once(
             (run.id, run.name, target.target, engine.id, parent.id if parent else "", key, digest, run.created_at),
         )
         part = Part(run.id, 1)
-        part.events.append(_accepted(run, encoded, part))
+        part.events.append(_accepted(run, stored, part))
         held.append(part)
         transaction.append(part)
         return None
@@ -259,19 +342,36 @@ async def _child_again(
         if _recorded_digest(engine, record) != wanted:
             continue
         parent.claimed_children.add(run_id)
-        if status == "succeeded":
+        if status == "succeeded" and await engine.io.run(_has_value, engine, run_id):
             return Launched(run_id, None, engine)
         if run_id in engine.runs_here:
             continue
-        resumed = await resume(engine, run_id, changed="keep", target=target, parent=parent)
+        mode: Changed = "keep" if parent.memory is None or parent.memory.keep_stale else "rerun"
+        resumed = await resume(engine, run_id, changed=mode, target=target, parent=parent)
         if resumed is not None:
             return Launched(run_id, resumed, engine)
     return None
 
 
+def _has_value(engine: Engine, run_id: str) -> bool:
+    """Whether the recorded value of a run can still be loaded."""
+    rows = engine.archive.artifacts([engine.archive.record(run_id).value])
+    try:
+        return bool(rows) and engine.vault.value(rows[0]) is not rows
+    except (ArtifactDamaged, DecodeError):
+        return False
+
+
 def _recorded_digest(engine: Engine, record: RunRecord) -> bytes:
-    stored = _stored_arguments(engine, record)
-    return codecs.checksum(stored[1]) if stored is not None else b""
+    try:
+        stored = _stored_arguments(engine, record)
+        return inputs.encode(engine, _decoded(engine, stored)).digest if stored is not None else b""
+    except (ArtifactDamaged, DecodeError, EncodeError):
+        return b""
+
+
+def _decoded(engine: Engine, stored: tuple[str, bytes]) -> Any:
+    return codecs.decode(stored[0], stored[1], trusted=True, allow_pickle=engine.vault.allow_pickle)
 
 
 def _stored_arguments(engine: Engine, record: RunRecord) -> tuple[str, bytes] | None:
@@ -287,8 +387,15 @@ def _stored_arguments(engine: Engine, record: RunRecord) -> tuple[str, bytes] | 
 # -- again --------------------------------------------------------------------------------
 
 
-def find_target(target: str) -> PipelineFn[..., Any] | None:
-    """The pipeline that a recorded run names, imported if need be; ``None`` if it is not to be found."""
+def find_target(target: str, script: str = "") -> PipelineFn[..., Any] | None:
+    """The pipeline that a recorded run names, imported if need be; ``None`` if it is not to be found.
+
+    Args:
+        target: ``module:qualified.name``.
+        script: the file of the module ``__main__`` that is meant.
+    """
+    if script != _script(target):
+        return None
     module, _, qualified = target.partition(":")
     try:
         found: Any = sys.modules.get(module) or importlib.import_module(module)
@@ -317,22 +424,26 @@ async def resume(
         RunPoisoned: it was recovered too often without a new outcome.
     """
     row = await engine.run_row(run_id)
-    target = target or find_target(row["target"])
+    record = await engine.io.run(engine.archive.record, run_id)
+    kept = _Options.read(record.accepted.options if record.accepted is not None else b"")
+    target = target or find_target(row["target"], kept.script)
     if target is None:
         raise RunNotFound(
             f"run {run_id} is of pipeline {row['target']}, which cannot be imported here",
             fix="resume it where the pipeline is defined at module level, in the same module",
         )
-    record = engine.archive.record(run_id)
-    stored = _stored_arguments(engine, record)
+    stored = await engine.io.run(_stored_arguments, engine, record)
     if stored is None:
         raise RunNotFound(
             f"run {run_id} cannot be resumed: its arguments are not in the log", fix="start it again with its arguments"
         )
-    args, kwargs = codecs.decode(stored[0], stored[1], trusted=True)  # type: ignore[misc]  # what begin() stored
-    claimed = await engine.log.transact(_claim(engine, run_id, changed, recovery, record))
+    args, kwargs = await engine.io.run(_decoded, engine, stored)
+    states = ("interrupted",) if recovery else RESUMABLE if parent is None else (*RESUMABLE, "succeeded")
+    outcomes = await _outcomes(engine, record)
+    claimed = await engine.log.transact(_claim(engine, run_id, changed, states, outcomes if recovery else None))
     if claimed is None:
         return None
+    failpoints.hit("resume-claimed")
     epoch, poisoned = claimed
     if poisoned:
         raise RunPoisoned(
@@ -341,10 +452,10 @@ async def resume(
             fix="look at its last started call; `await engine.resume(run_id)` tries it once more",
             run_id=run_id,
         )
-    options = engine.pipeline_defaults.over(target.options)
+    options = kept.over(engine.pipeline_defaults.over(target.options))
+    record = await engine.io.run(engine.archive.record, run_id)
     run = Run(engine, run_id, target, options, tuple(args), dict(kwargs), parent)
-    run.epoch, run.created_at = epoch, record.created_at
-    record = engine.archive.record(run_id)
+    run.name, run.epoch, run.created_at = record.pipeline, epoch, record.created_at
     run.memory = Memory(record, keep_stale=changed == "keep")
     run.is_detached = parent is None
     run.accepted.set_result(None)
@@ -352,32 +463,61 @@ async def resume(
     return run
 
 
-def _claim(engine: Engine, run_id: str, changed: Changed, recovery: bool, record: RunRecord) -> Any:
-    """Compare and set (owner, epoch), in one transaction; gives the new epoch, and whether the run is poisoned."""
-    outcomes = sum(1 for call in record.calls.values() if call.is_reusable)
+async def _outcomes(engine: Engine, record: RunRecord) -> int:
+    """How many outcomes a run and its child runs have recorded."""
+    count = sum(1 for call in record.calls.values() if call.is_reusable)
+    for (child,) in await engine.reader.rows("SELECT id FROM runs WHERE parent=?", (record.run_id,)):
+        count += await _outcomes(engine, await engine.io.run(engine.archive.record, child))
+    return count
+
+
+def _claim(
+    engine: Engine, run_id: str, changed: Changed, states: Collection[str], outcomes: int | None
+) -> Callable[[Transaction], tuple[int, bool] | None]:
+    """Compare and set (owner, epoch), in one transaction; gives the new epoch, and whether the run is poisoned.
+
+    Args:
+        engine: who claims.
+        run_id: what.
+        changed: recorded with it.
+        states: the run must be in one of these, or be a dead engine's.
+        outcomes: for a recovery, how many outcomes the run has by now.
+    """
 
     def claim(transaction: Transaction) -> tuple[int, bool] | None:
-        status, owner, epoch, recoveries, seen = transaction.connection.execute(
-            "SELECT status, owner, epoch, recoveries, outcomes FROM runs WHERE id=?", (run_id,)
-        ).fetchone()
-        if status == "running" and engine.is_alive(owner):
+        execute = transaction.connection.execute
+        found = execute("SELECT status, owner, epoch, recoveries, outcomes FROM runs WHERE id=?", (run_id,)).fetchone()
+        if found is None:
             return None
-        recoveries = recoveries + 1 if recovery and outcomes <= seen else 0
-        poisoned = recovery and recoveries > RECOVERIES
-        part = Part(run_id, epoch + 1)
-        if poisoned:
-            failure = ev.Failure("treadle.errors:RunPoisoned", f"recovered {RECOVERIES} times without a new outcome")
-            part.events.append(ev.RunFailed(at=time.time(), failure=failure))
+        status, owner, epoch, recoveries, seen = found
+        if engine.is_alive(owner) if status == "running" else status not in states:
+            return None
+        if outcomes is None:
+            recoveries = 0
         else:
-            part.events.append(ev.RunResumed(at=time.time(), epoch=epoch + 1, engine=engine.id, changed=changed))
+            recoveries, seen = (recoveries + 1 if outcomes <= seen else 1), outcomes
+        if recoveries > RECOVERIES:
+            transaction.append(_poisoned(run_id, epoch))
+            return epoch, True
+        part = Part(run_id, epoch + 1)
+        part.events.append(ev.RunResumed(at=time.time(), epoch=epoch + 1, engine=engine.id, changed=changed))
         transaction.append(part)
-        transaction.connection.execute(
-            "UPDATE runs SET status=?, owner=?, epoch=?, ended_at=NULL, recoveries=?, outcomes=? WHERE id=?",
-            ("failed" if poisoned else "running", engine.id, epoch + 1, recoveries, outcomes, run_id),
+        execute(
+            "UPDATE runs SET status='running', owner=?, epoch=?, ended_at=NULL, recoveries=?, outcomes=? WHERE id=?",
+            (engine.id, epoch + 1, recoveries, seen, run_id),
         )
-        return epoch + 1, poisoned
+        return epoch + 1, False
 
     return claim
+
+
+def _poisoned(run_id: str, epoch: int) -> Part:
+    now = time.time()
+    error = RunPoisoned(f"run {run_id} was recovered {RECOVERIES} times without a new outcome")
+    part = Part(run_id, epoch)
+    part.events.append(ev.RunFailed(at=now, failure=failure_of(error)))
+    part.ended = ("failed", now)
+    return part
 
 
 def sweep(engine_id: str, home: Any) -> Any:

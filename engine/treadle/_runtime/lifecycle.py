@@ -3,17 +3,16 @@
     bind → await inputs → key → look up → perform → store → record → resolve
 
 ``bind`` and ``await_inputs`` happen when a call is submitted, for nothing but a record
-and a future. When its inputs are there and a slot is free, ``live`` walks the verbs
-from ``key`` to ``record`` in a task of its own; ``resolve`` follows when the log
-has it. ``stop`` ends a call from outside, at any point of this.
+and a future. When its inputs are there and a slot is free, ``start`` makes the ``key``
+and does the ``look up`` for a batch of calls at once. What has to be performed gets a
+task, in which ``live`` walks on to ``record``; ``resolve`` follows when the log has it.
+``stop`` ends a call from outside, at any point of this.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-import random
-import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -23,16 +22,16 @@ from treadle import events as ev
 from treadle._core import retry
 from treadle._core.binding import PLAIN, find
 from treadle._core.machine import CallState, Trigger
-from treadle._core.replay import CallRecord
-from treadle._runtime import inline, inputs
+from treadle._runtime import inline, inputs, recall
 from treadle._runtime.call import Call, Ending, StepFuture
-from treadle._runtime.context import active_call, active_run
-from treadle._runtime.failures import failure_of, skipped_because
+from treadle._runtime.context import active_call
+from treadle._runtime.failures import failure_of
 from treadle._runtime.mapping import MapFuture
 from treadle._runtime.plan import Plan
-from treadle.errors import ArtifactDamaged, DecodeError, ForeignFuture, LogUnavailable, RunInterrupted
+from treadle._runtime.recording import fail, record, skip
+from treadle.errors import ForeignFuture, LogUnavailable, RunInterrupted
 from treadle.storage import failpoints
-from treadle.storage.rows import ArtifactRow, Body, Part
+from treadle.storage.rows import ArtifactRow, Body
 
 if TYPE_CHECKING:
     from treadle._runtime.run import Run
@@ -51,10 +50,12 @@ def bind(
     run: Run, plan: Plan, name: str, index: int | None, args: tuple[Any, ...], kwargs: dict[str, Any] | None
 ) -> Call:
     """Make the record of a new call; its arguments have been checked against the signature."""
-    call = Call(run, plan, name, index, args, kwargs)
+    call = Call.make(run, plan, name, index, args, kwargs)
     run.active[call] = None
+    run.submitted += 1
+    call.order = run.submitted
     if run.memory is None:
-        run.append(ev.CallScheduled(at=time.time(), call=name, step=plan.name))
+        run.append(ev.CallScheduled(at=run.now(), call=name, step=plan.name))
     return call
 
 
@@ -118,30 +119,47 @@ def ready(call: Call) -> None:
     call.run.engine.scheduler.push(call)
 
 
-def start(call: Call) -> None:
-    """A slot is free: live."""
-    call.move(Trigger.ADMITTED)
-    context = call.context or contextvars.copy_context()
-    call.task = call.run.loop.create_task(live(call), context=context)
+def start(calls: list[Call]) -> None:
+    """Slots are free: say what each call is, ask for all of them at once what is known, and perform the rest."""
+    asked: list[tuple[Call, inputs.Values]] = []
+    for call in calls:
+        call.move(Trigger.ADMITTED)
+        try:
+            values = inputs.plain(call)
+            if values is None:
+                _give_task(call, None)
+            else:
+                key(call, values)
+                asked.append((call, values))
+        except Exception as error:
+            fail(call, error)
+            call.run.engine.scheduler.release(call)
+    for call, values in recall.look_up(asked):
+        _give_task(call, values)
+
+
+def _give_task(call: Call, values: inputs.Values | None) -> None:
+    context = call.context.copy() if call.context is not None else contextvars.copy_context()
+    call.task = call.run.loop.create_task(live(call, values), context=context)
 
 
 # -- the walk -----------------------------------------------------------------------------
 
 
-async def live(call: Call) -> None:
-    """From the free slot to the recorded outcome."""
-    active_run.set(None)
+async def live(call: Call, values: inputs.Values | None) -> None:
+    """The rest of the walk, for calls whose outcome was not known at once."""
     active_call.set(call)
     task = call.task
     try:
-        values = inputs.plain(call) or await inputs.load(call)
-        while not await look_up(call, values):
-            value = await perform(call, values)
-            if task is not call.task:
-                return
+        if values is None:
+            values = await inputs.load(call)
+            key(call, values)
+        if await recall.look_up_patiently(call):
+            return
+        value = await perform(call, values)
+        if task is call.task:
             await store(call, value)
             record(call)
-            return
     except BaseException as error:
         if not call.is_settled and task is call.task:
             fail(call, error)
@@ -152,100 +170,16 @@ async def live(call: Call) -> None:
             call.run.engine.scheduler.release(call)
 
 
-# -- 3. key -------------------------------------------------------------------------------
+# -- 3. key, 4. look up: see ``recall`` for what can be known ------------------------------
 
 
 def key(call: Call, values: inputs.Values) -> None:
     """Say what the call is: ``identity`` (step and inputs), and the cache key, if it has one."""
     plan = call.plan
-    digests = values.digests
     call.inputs = values.inputs
-    call.identity = blake3(plan.identity + b"".join(digests.values())).digest()
-    if plan.policy is not None and not values.unhashable and not call.run.debug:
-        call.key = plan.cache_key(call.identity, digests, lambda: values.bound)
-
-
-# -- 4. look up ---------------------------------------------------------------------------
-
-
-async def look_up(call: Call, values: inputs.Values) -> bool:
-    """Take the outcome from this run's own past, from an equal call in flight, or from the cache."""
-    key(call, values)
-    run = call.run
-    if run.memory is not None and await _take_recorded(call):
-        return True
-    if not call.key:
-        return False
-    flights = run.engine.flights
-    while (leader := flights.get(call.key)) is not None and leader is not call:
-        if await _follow(call, leader):
-            return True
-    rows = run.engine.lookup.cached(call.key)
-    if rows and not _is_expired(call, rows) and await _take_rows(call, rows):
-        _record_hit(call, rows)
-        return True
-    flights[call.key] = call
-    return False
-
-
-async def _take_recorded(call: Call) -> bool:
-    memory = call.run.memory
-    assert memory is not None
-    while (known := memory.take(call.identity, call.plan.code)) is not None:
-        rows = call.run.engine.lookup.artifacts(known.artifacts)
-        if known.status == "skipped" or (len(rows) == len(known.artifacts) and await _take_rows(call, rows)):
-            _record_reuse(call, known)
-            return True
-    again = memory.reopen(call.identity)
-    if again is not None:
-        call.run.rename(call, again.name)
-        call.attempt = again.attempts
-    else:
-        call.run.rename_if_taken(call)
-    call.run.append(ev.CallScheduled(at=time.time(), call=call.name, step=call.plan.name))
-    return False
-
-
-async def _follow(call: Call, leader: Call) -> bool:
-    """Wait for an equal call; True if it gave an outcome."""
-    call.move(Trigger.FOLLOW)
-    run = call.run
-    run.engine.scheduler.release(call)
-    flight: asyncio.Future[None] = run.loop.create_future()
-    run.engine.followers.setdefault(call.key, []).append(flight)
-    await flight
-    if leader.outcome in ("succeeded", "cached") and leader.rows and not leader.future.cancelled():
-        rows = leader.rows
-        if await _take_rows(call, rows):
-            _record_hit(call, rows)
-            return True
-    call.move(Trigger.HAND_OVER)
-    await run.engine.scheduler.admit(call)
-    call.move(Trigger.ADMITTED)
-    return False
-
-
-async def _take_rows(call: Call, rows: list[ArtifactRow]) -> bool:
-    """Load stored outputs as the call's value; False if they are gone or damaged, or not for this process."""
-    vault = call.run.engine.vault
-    try:
-        if all(vault.is_quick(row) for row in rows):
-            values = [vault.value(row) for row in rows]
-        else:
-            values = [await call.run.engine.io.run(vault.value, row) for row in rows]
-    except (ArtifactDamaged, DecodeError) as error:
-        for row in rows:
-            call.run.append(ev.DamageFound(at=time.time(), call=call.name, step=call.plan.name, artifact=row.id, reason=str(error)))
-        return False
-    call.rows, call.shape = rows, _shape_of(rows)
-    call.value = call.plan.join(values, call.shape, call.plan.output_names)
-    return True
-
-
-def _is_expired(call: Call, rows: list[ArtifactRow]) -> bool:
-    policy = call.plan.policy
-    limit = policy.expires_after if policy is not None else None
-    return limit is not None and time.time() - rows[0].body.at >= limit
+    call.identity = blake3(plan.identity + b"".join(values.digests.values())).digest()
+    if plan.policy is not None and not call.run.debug:
+        call.key = plan.cache_key(call.identity, values)
 
 
 # -- 5. perform ---------------------------------------------------------------------------
@@ -254,14 +188,14 @@ def _is_expired(call: Call, rows: list[ArtifactRow]) -> bool:
 async def perform(call: Call, values: inputs.Values) -> Any:
     """Make attempts until one returns or the retry policy has enough."""
     run, plan = call.run, call.plan
-    call.started_at, call.started_clock = time.time(), time.perf_counter()
+    call.started_clock = run.ticks()
     identity, code, given = call.identity, plan.code, call.inputs
     while True:
         call.attempt += 1
         call.budget += 1
         call.move(Trigger.START)
         run.performed += 1
-        call.attempt_at = time.time()
+        call.attempt_at = run.now()
         run.append(
             ev.CallStarted(
                 at=call.attempt_at, call=call.name, step=plan.name, attempt=call.attempt,
@@ -272,6 +206,8 @@ async def perform(call: Call, values: inputs.Values) -> Any:
         identity, code, given = b"", b"", ()
         try:
             value = await inline.attempt(call, values)
+            if call.ending is not None:
+                raise asyncio.CancelledError  # the body swallowed it
             failpoints.hit("performed")
             return value
         except Exception as error:
@@ -281,13 +217,13 @@ async def perform(call: Call, values: inputs.Values) -> Any:
             failure = failure_of(error)
         run.append(
             ev.CallRetrying(
-                at=time.time(), call=call.name, step=plan.name, attempt=call.attempt, failure=failure, delay_s=delay
+                at=run.now(), call=call.name, step=plan.name, attempt=call.attempt, failure=failure, delay_s=delay
             )
         )
         failpoints.hit("retrying")
         call.move(Trigger.RETRY)
         run.engine.scheduler.release(call)
-        await asyncio.sleep(delay)
+        await run.engine.clock.sleep(delay)
         await run.engine.scheduler.admit(call)
         call.move(Trigger.ADMITTED)
 
@@ -295,9 +231,9 @@ async def perform(call: Call, values: inputs.Values) -> Any:
 def _delay(call: Call, error: BaseException) -> float | None:
     if call.run.debug or call.ending not in (None, "timeout"):
         return None
-    elapsed = time.perf_counter() - call.started_clock
+    elapsed = call.run.ticks() - call.started_clock
     call.ending = None
-    return retry.next_attempt(call.plan.retry, error, call.budget, call.attempt + 1, elapsed, random.random())
+    return retry.next_attempt(call.plan.retry, error, call.budget, call.attempt + 1, elapsed, call.run.engine.clock.random())
 
 
 # -- 6. store -----------------------------------------------------------------------------
@@ -312,7 +248,7 @@ async def store(call: Call, value: Any) -> None:
         return
     failpoints.hit("encoding")
     engine = call.run.engine
-    seconds = time.perf_counter() - call.started_clock
+    seconds = call.run.ticks() - call.started_clock
     rows: list[ArtifactRow] = []
     for name, item in zip(plan.output_names, values, strict=True):
         encoded = inputs.encode_quickly(engine, item)
@@ -320,7 +256,7 @@ async def store(call: Call, value: Any) -> None:
             encoded = await engine.io.run(inputs.encode, engine, item)
         body = Body(
             encoded.digest, encoded.checksum, len(encoded.data), encoded.codec, encoded.type_name,
-            call.run.id, call.name, name, time.time(), seconds, step=plan.name, shape=call.shape,
+            call.run.id, call.name, name, call.run.now(), seconds, step=plan.name, shape=call.shape,
         )  # fmt: skip
         if body.size <= INLINE_BYTES:
             body.data = bytes(encoded.data)
@@ -328,118 +264,10 @@ async def store(call: Call, value: Any) -> None:
             body.location = await engine.io.run(engine.vault.blobs.put, encoded.data, encoded.checksum)
             inputs.freeze(item)
         rows.append(ArtifactRow(name, body))
-    call.rows = rows
+    call.rows = tuple(rows)
 
 
-# -- 7. record ----------------------------------------------------------------------------
-
-
-def record(call: Call) -> None:
-    """Append the success; its artifacts and its cache entry share the commit."""
-    if call.is_settled:
-        return
-    run = call.run
-    call.settle("succeeded")
-    part = run.part()
-    first = len(part.artifacts)
-    rows = call.rows or ()
-    part.artifacts.extend(rows)
-    if call.key and rows:
-        part.cache.append((call.key, first, len(rows)))
-    run.append(
-        ev.CallCompleted(
-            at=time.time(), call=call.name, step=call.plan.name, attempt=call.attempt,
-            artifacts=tuple(range(first, first + len(rows))), duration_s=time.perf_counter() - call.started_clock,
-            outputs=call.plan.outputs,
-        )
-    )  # fmt: skip
-    _wait_for_commit(call, part)
-
-
-def _record_hit(call: Call, rows: list[ArtifactRow]) -> None:
-    run = call.run
-    call.saved_s = rows[0].body.duration_s
-    call.settle("cached")
-    if run.memory is not None:
-        run.append(ev.CallScheduled(at=time.time(), call=call.name, step=call.plan.name))
-    part = run.append(
-        ev.CallCached(
-            at=time.time(), call=call.name, step=call.plan.name, identity=call.identity, code=call.plan.code,
-            artifacts=tuple(row.id for row in rows), saved_s=call.saved_s, inputs=call.inputs, outputs=call.plan.outputs,
-        )
-    )  # fmt: skip
-    _wait_for_commit(call, part)
-
-
-def _record_reuse(call: Call, known: CallRecord) -> None:
-    run = call.run
-    run.rename(call, known.name)
-    run.reused += 1
-    call.reused = True
-    call.attempt = known.attempts
-    call.settle(known.status)
-    part = run.append(
-        ev.CallReused(at=time.time(), call=call.name, step=call.plan.name, stale=known.code != call.plan.code)
-    )
-    _wait_for_commit(call, part)
-
-
-def fail(call: Call, error: BaseException) -> None:
-    """Append the failure, or the cancellation or interruption that the error stands for."""
-    run = call.run
-    if call.is_settled:
-        return
-    if isinstance(error, asyncio.CancelledError):
-        _record_end(call, error)
-        return
-    call.error = error
-    error.add_note(f"in call {call.name} of run {run.id}, attempt {call.attempt}")
-    call.settle("failed")
-    duration = time.perf_counter() - call.started_clock if call.attempt else 0.0
-    event = ev.CallFailed(
-        at=time.time(), call=call.name, step=call.plan.name, attempt=call.attempt, failure=failure_of(error), duration_s=duration
-    )
-    part = run.append(event)
-    run.failed.append(call)
-    _wait_for_commit(call, part)
-
-
-def skip(call: Call, producer: Call) -> None:
-    """An input has failed: the call is not performed."""
-    run = call.run
-    call.settle("skipped")
-    call.roots = producer.roots or [producer]
-    call.error = skipped_because(call, call.roots[0])
-    run.skipped.append(call)
-    if run.memory is not None:
-        run.append(ev.CallScheduled(at=time.time(), call=call.name, step=call.plan.name))
-    part = run.append(
-        ev.CallSkipped(
-            at=time.time(), call=call.name, step=call.plan.name, reason="upstream", upstream=call.roots[0].name
-        )
-    )
-    _wait_for_commit(call, part)
-
-
-def _record_end(call: Call, error: BaseException) -> None:
-    """The call was told to stop: by a caller, a failure elsewhere, or the end of the engine."""
-    run = call.run
-    call.error = error
-    kind = ev.CallInterrupted if run.is_ending_early or call.ending == "interrupt" else ev.CallCancelled
-    call.settle("interrupted" if kind is ev.CallInterrupted else "cancelled")
-    if run.memory is not None:
-        run.append(ev.CallScheduled(at=time.time(), call=call.name, step=call.plan.name))
-    part = run.append(kind(at=time.time(), call=call.name, step=call.plan.name, attempt=call.attempt))
-    _wait_for_commit(call, part)
-
-
-def _wait_for_commit(call: Call, part: Part) -> None:
-    """Resolve when the log has it; in the weaker durabilities, at once."""
-    part.waiters.append(call)
-    engine = call.run.engine
-    engine.log.kick()
-    if not engine.is_strict and engine.log.unavailable is None:
-        publish(call, None)
+# -- 7. record: see ``recording`` ---------------------------------------------------------
 
 
 # -- 8. resolve ---------------------------------------------------------------------------
@@ -463,6 +291,7 @@ def publish(call: Call, error: BaseException | None) -> None:
     if error is not None:
         _lose(call, error)
     call.move(Trigger.COMMITTED)
+    failpoints.hit("resolved")
     run = call.run
     for future in call.futures():
         if not future.done():
@@ -471,7 +300,6 @@ def publish(call: Call, error: BaseException | None) -> None:
     if dependents:
         for dependent in dependents:
             input_ended(dependent, call)
-    call.args, call.kwargs, call.context, call.task, call.value = (), None, None, None, None
     run.call_ended(call)
 
 
@@ -484,7 +312,7 @@ def _lose(call: Call, error: BaseException) -> None:
     call.error = error
     call.rows = None
     if call.outcome != "failed":
-        call._status = "failed"
+        call.outcome = "failed"
         call.run.failed.append(call)
 
 
@@ -524,7 +352,7 @@ def stop(call: Call, ending: Ending) -> bool:
         return True
     call.task.cancel()
     if call.state is CallState.PERFORMING and call.plan.is_async:
-        call.run.loop.call_later(EDGES_S[0], _press, call, call.task, 1)
+        call.run.engine.clock.call_later(EDGES_S[0], _press, call, call.task, 1)
     return True
 
 
@@ -534,15 +362,10 @@ def _press(call: Call, task: asyncio.Task[None], edge: int) -> None:
         return
     task.cancel()
     if edge < len(EDGES_S):
-        call.run.loop.call_later(EDGES_S[edge] - EDGES_S[edge - 1], _press, call, task, edge + 1)
+        call.run.engine.clock.call_later(EDGES_S[edge] - EDGES_S[edge - 1], _press, call, task, edge + 1)
         return
     call.run.engine.leave_behind(task)
-    call.run.append(ev.ThreadAbandoned(at=time.time(), call=call.name, step=call.plan.name, attempt=call.attempt))
+    call.run.append(ev.ThreadAbandoned(at=call.run.now(), call=call.name, step=call.plan.name, attempt=call.attempt))
     call.task = None
     call.run.engine.scheduler.release(call)
     fail(call, asyncio.CancelledError())
-
-
-def _shape_of(rows: list[ArtifactRow]) -> str:
-    return rows[0].body.shape if rows else ""
-

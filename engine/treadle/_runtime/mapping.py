@@ -1,8 +1,13 @@
-"""One call per item: maps over sized, lazy and asynchronous inputs, and the futures they give.
+"""One call per item: the future of a map, which makes its calls and hands out their results.
 
-A sized input makes its futures on demand, in slices, so that a map over 100,000 items does
-not stall the loop; whoever asks for one gets it at once. An input without a size is
-read as its results are taken, never more than a window ahead.
+A sized input makes its futures in slices, so that a map over 100,000 items does not stall the loop; whoever asks for
+one gets it at once. An input without a size is read as its results are taken, never more than a window ahead:
+
+* ``_open`` calls have not ended, ``_untaken`` ones have and nobody has taken them. Reading goes on while their sum is
+  below the window, so one item at most has been read beyond it.
+* ``async for`` takes a future when it gives it, another map when it reads it; both keep none of them, so what was
+  given away (``_has_dropped``) cannot be awaited as a list afterwards.
+* Awaiting the map, or passing it on whole, takes everything: the window is lifted, and all futures are kept.
 """
 
 from __future__ import annotations
@@ -11,14 +16,16 @@ import asyncio
 import contextvars
 import itertools
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Generator, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, overload
 
 from treadle._core.admission import Limit
 from treadle._core.machine import CallStatus
 from treadle._core.naming import child
 from treadle._runtime.call import Call, StepFuture
-from treadle.errors import ForeignFuture, MapLengthError, OptionError, ResultNotReady
+from treadle._runtime.sources import Arguments, Mapped, Sources, Unmapped, unmapped
+from treadle.errors import ResultNotReady
 
 if TYPE_CHECKING:
     from treadle._runtime.results import StepResult
@@ -29,31 +36,10 @@ T = TypeVar("T")
 
 WINDOW = 1000
 SLICE = 64
+NO_LIMIT = 1 << 62
 
 
-class Unmapped(Generic[T]):
-    """An argument that every call of a map gets whole."""
-
-    __slots__ = ("taken", "value")
-
-    def __init__(self, value: T) -> None:
-        self.value = value
-        self.taken: Any = None
-
-    def __repr__(self) -> str:
-        return f"unmapped({self.value!r})"
-
-
-def unmapped(value: T) -> Unmapped[T]:
-    """Mark an argument of ``step.map`` that is not one item per call but the same for all.
-
-    >>> unmapped([1, 2])
-    unmapped([1, 2])
-    """
-    return Unmapped(value)
-
-
-class MapFuture(Iterable[StepFuture[T]], Generic[T]):
+class MapFuture(Mapped, Iterable[StepFuture[T]], Generic[T]):
     """The futures of one ``step.map``: await it for the list of values, in the order of the inputs.
 
     Iterate or index it for single futures; ``async for`` gives futures as they finish and keeps none of them, so that
@@ -64,24 +50,21 @@ class MapFuture(Iterable[StepFuture[T]], Generic[T]):
         self._run, self._step, self.name = run, step, name
         self._sources = sources
         self._plan = run.plan(step)
-        limit = step.map_limit
-        self._window = limit or WINDOW
-        self._limits = (*self._plan.limits, Limit(limit)) if limit else None
+        self._limits, self._window = _limits(self._plan, step.map_limit)
         self._context = contextvars.copy_context()
         self._children: dict[int, StepFuture[T]] = {}
-        self._next = self._open = 0
-        self._is_complete = False
+        self._loose: dict[int, StepFuture[T]] = {}
+        self._next = self._open = self._untaken = 0
         self._is_lazy = sources.length is None
-        self._is_streamed = self._was_cancelled = False
+        self._is_complete = self._is_streamed = self._is_draining = False
+        self._is_passed_on = self._has_dropped = self._is_handled = self._was_cancelled = False
         self._finished: deque[StepFuture[T]] = deque()
-        self._untaken = 0
-        self._wake: asyncio.Event | None = None
-        self._room = asyncio.Event()
+        self._wake, self._room = asyncio.Event(), asyncio.Event()
         self._dependents: list[Call] = []
         self._watchers: list[asyncio.Future[None]] = []
-        self._failed: Call | None = None
+        self._failures: list[Call] = []
         self._source_error: BaseException | None = None
-        self._feeder = run.loop.create_task(self._pull() if self._is_lazy else self._make(), context=self._context.copy())
+        self._feeder = run.loop.create_task(self._feed(), context=self._context.copy())
         run.feeders[self] = None
 
     # -- what users do --------------------------------------------------------------------
@@ -89,24 +72,34 @@ class MapFuture(Iterable[StepFuture[T]], Generic[T]):
     def __await__(self) -> Generator[Any, None, list[T]]:
         return self._gather().__await__()
 
+    @property
+    def length(self) -> int | None:
+        """How many calls it has, or ``None`` while that is not known."""
+        return self._next if self._is_complete and not self._has_dropped else self._sources.length
+
     def __len__(self) -> int:
-        length = self._sources.length
+        length = self.length
         if length is None:
             raise TypeError(f"map {self.name} over an input without a length has none; await it for the list of values")
         return length
 
-    def __getitem__(self, index: int) -> StepFuture[T]:
+    @overload
+    def __getitem__(self, index: int) -> StepFuture[T]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[StepFuture[T]]: ...
+    def __getitem__(self, index: int | slice) -> StepFuture[T] | list[StepFuture[T]]:
         length = len(self)
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(length))]
         at = index + length if index < 0 else index
         if not 0 <= at < length:
             raise IndexError(f"map {self.name} has {length} calls, there is none at {index}")
-        self._run.engine.on_loop(self._make_until, at)
+        if at >= self._next:
+            self._run.engine.on_loop(self._make_until, min(at | (SLICE - 1), length - 1))
         try:
             return self._children[at]
         except KeyError:
-            raise ResultNotReady(
-                f"call {child(self.name, at)} was given away by `async for`, which keeps no futures", fix="index before iterating"
-            ) from None
+            self._refuse_what_was_given_away(at)
 
     def __iter__(self) -> Iterator[StepFuture[T]]:
         return (self[index] for index in range(len(self)))
@@ -121,74 +114,67 @@ class MapFuture(Iterable[StepFuture[T]], Generic[T]):
     @property
     def status(self) -> CallStatus:
         """``succeeded`` when all calls did, else the first failure's status, ``running`` or ``pending``."""
-        if self._failed is not None:
-            return self._failed.status
+        if self._failures:
+            return self._failures[0].status
+        if self._source_error is not None:
+            return "failed"
         if self.done():
             return "cancelled" if self._was_cancelled else "succeeded"
         return "running" if self._next else "pending"
 
     def cancel(self) -> bool:
-        """Cancel the calls that have not ended, and make no more; False if all have ended."""
+        """Cancel the calls that have not ended, and make no more; from any thread. False if all have ended."""
         if self.done():
             return False
         self._run.engine.on_loop(self._cancel)
         return True
 
     async def settled(self) -> list[StepResult]:
-        """Wait for every call and give one result per item, in order; failures count as handled."""
+        """Wait for every call and give one result per item, in order; failures count as handled.
+
+        Raises:
+            ResultNotReady: results were given away by ``async for`` or to another map.
+        """
         self._keep_all()
+        self._handle()
         await self._all_ended()
-        children = [self._children[index] for index in sorted(self._children)]
-        for future in children:
-            future._call.observed()
-        return await self._run.results_of([future._call.name for future in children])
+        if self._source_error is not None:
+            raise self._source_error
+        return await self._run.results_of([self._children[index]._call.name for index in sorted(self._children)])
 
     def unpack(self) -> tuple[list[StepFuture[Any]], ...]:
-        """For a step with several outputs: one list of futures per output."""
+        """For a step with several outputs: one list of futures per output, in the order of the inputs."""
         futures = list(self)
         return tuple([future.output(name) for future in futures] for name in self._plan.output_names)
 
     def result(self, timeout: float | None = None) -> list[T]:
-        """The list of values; for ``def`` pipelines, whose thread it blocks."""
-        return cast("list[T]", self._run.engine.block_on(self._gather(), timeout))
+        """The list of values, or the first error; from a thread (a ``def`` pipeline) it waits.
+
+        Raises:
+            ResultNotReady: on the loop, while calls are pending.
+            TimeoutError: the wait took longer than ``timeout`` seconds.
+        """
+        if not self._run.engine.is_on_loop():
+            return cast("list[T]", self._run.engine.block_on(self._gather(), timeout))
+        if not self.done():
+            raise ResultNotReady(
+                f"map {self.name} has not ended, and .result() never waits on the event loop", fix="`await` the map instead"
+            )
+        self._keep_all()
+        return self._outcome()
 
     def __repr__(self) -> str:
-        length = "?" if self._sources.length is None else self._sources.length
+        length = "?" if self.length is None else self.length
         return f"<MapFuture {self.name} {self._next - self._open} of {length} ended>"
 
     # -- making calls ---------------------------------------------------------------------
 
-    def _make_until(self, index: int) -> None:
-        """Submit the calls up to an index now; only for inputs whose size is known."""
-        while self._next <= index and not self._is_complete:
-            self._submit(self._next, self._sources.at(self._next))
-            if self._next == self._sources.length:
-                self._complete()
-
-    async def _make(self) -> None:
-        length = len(self)
+    async def _feed(self) -> None:
         try:
-            while self._next < length and not self._is_complete:
-                while self._is_streamed and self._open + self._untaken >= self._window:
-                    self._room.clear()
-                    await self._room.wait()
-                self._make_until(min(self._next + SLICE, length) - 1)
-                await asyncio.sleep(0)
-        except asyncio.CancelledError:
-            self._was_cancelled = True
-        finally:
-            self._complete()
-
-    async def _pull(self) -> None:
-        """Read an input without a size, as far as the window allows."""
-        try:
-            async for arguments in self._sources.items():
-                while self._open + self._untaken >= self._window:
-                    self._room.clear()
-                    await self._room.wait()
-                self._submit(self._next, arguments)
-                if self._next % SLICE == 0:
-                    await asyncio.sleep(0)
+            if self._is_lazy:
+                await self._pull()
+            else:
+                await self._make(len(self))
         except asyncio.CancelledError:
             self._was_cancelled = True
         except BaseException as error:
@@ -197,10 +183,46 @@ class MapFuture(Iterable[StepFuture[T]], Generic[T]):
         finally:
             self._complete()
 
-    def _submit(self, index: int, arguments: tuple[tuple[Any, ...], dict[str, Any] | None]) -> None:
-        self._next = index + 1
+    def _make_until(self, index: int) -> None:
+        """Submit the calls up to an index now; only for inputs whose size is known."""
+        while self._next <= index and not self._is_complete:
+            self._submit(self._sources.at(self._next))
+            if self._next == self._sources.length:
+                self._complete()
+
+    async def _make(self, length: int) -> None:
+        while self._next < length and not self._is_complete:
+            count = SLICE
+            if self._is_streamed:
+                await self._until_there_is_room()
+                count = min(count, self._window - self._open - self._untaken)
+            self._make_until(min(self._next + count, length) - 1)
+            await asyncio.sleep(0)
+
+    async def _pull(self) -> None:
+        """Read an input without a size, as far as the window allows."""
+        async with aclosing(self._sources.items()) as items:
+            async for arguments in items:
+                await self._until_there_is_room()
+                self._submit(arguments)
+                if self._next % SLICE == 0:
+                    await asyncio.sleep(0)
+
+    async def _until_there_is_room(self) -> None:
+        while self._open + self._untaken >= self._window:
+            self._room.clear()
+            await self._room.wait()
+
+    def _submit(self, arguments: Arguments) -> None:
+        index = self._next
+        self._next += 1
         self._open += 1
-        self._run.submit_child(self, index, *arguments)
+        try:
+            self._run.submit_child(self, index, *arguments)
+        except BaseException:
+            self._next -= 1
+            self._open -= 1
+            raise
         if self._watchers:
             self._notify()
 
@@ -211,39 +233,55 @@ class MapFuture(Iterable[StepFuture[T]], Generic[T]):
         self._children[call.index] = call.future
 
     def _complete(self) -> None:
-        if not self._is_complete:
-            self._is_complete = True
-            self._run.feeders.pop(self, None)
-            if not self._open:
-                self._last_ended()
-            self._run.feeder_ended()
+        if self._is_complete:
+            return
+        self._is_complete = True
+        self._run.feeders.pop(self, None)
+        if self._was_cancelled or self._source_error is not None:
+            for source in self._sources.mapped:
+                if isinstance(source, MapFuture):
+                    source._reader_left()
+        if not self._open:
+            self._last_ended()
+        self._run.feeder_ended()
 
-    # -- taking results -------------------------------------------------------------------
+    # -- what ended -----------------------------------------------------------------------
 
     def _child_ended(self, call: Call) -> None:
+        index = call.index
+        assert index is not None
         self._open -= 1
-        if call.outcome not in ("succeeded", "cached") and self._failed is None and call.error is not None:
-            self._failed = call
+        if call.outcome not in ("succeeded", "cached") and call.error is not None:
+            self._failures.append(call)
+            if self._is_handled:
+                call.observed()
             self._notify()
-        if self._is_streamed:
-            assert call.index is not None
-            self._finished.append(self._children.pop(call.index))
-            self._untaken += 1
-        elif self._is_lazy and call.index in self._children:
-            self._untaken += 1
-        if self._wake is not None:
-            self._wake.set()
+        if self._loose.pop(index, None) is None:
+            self._child_to_take(index)
+        self._wake.set()
         self._room.set()
         if self._is_complete and not self._open:
             self._last_ended()
 
+    def _child_to_take(self, index: int) -> None:
+        if self._is_draining:
+            self._drop(index)
+        elif self._is_streamed:
+            self._finished.append(self._drop(index))
+            self._untaken += 1
+        elif self._is_lazy:
+            self._untaken += 1
+
+    def _drop(self, index: int) -> StepFuture[T]:
+        self._has_dropped = True
+        return self._children.pop(index)
+
     def _last_ended(self) -> None:
         self._notify()
-        if self._wake is not None:
-            self._wake.set()
+        self._wake.set()
         dependents, self._dependents = self._dependents, []
         for dependent in dependents:
-            self._run.map_ended(dependent, self._failed)
+            self._run.map_ended(dependent, self)
 
     def _notify(self) -> None:
         for watcher in self._watchers:
@@ -251,200 +289,178 @@ class MapFuture(Iterable[StepFuture[T]], Generic[T]):
                 watcher.set_result(None)
         self._watchers.clear()
 
+    async def _news(self) -> None:
+        watcher: asyncio.Future[None] = self._run.loop.create_future()
+        self._watchers.append(watcher)
+        await watcher
+
+    @property
+    def failures(self) -> list[Call]:
+        """Calls that failed, were skipped because of a failure, or were cancelled; in the order in which they ended."""
+        return self._failures
+
+    @property
+    def missing(self) -> BaseException | None:
+        """Why there are fewer calls than items: the input raised while it was read, or the map was cancelled."""
+        if self._source_error is None and self._was_cancelled:
+            return asyncio.CancelledError(f"map {self.name} was cancelled")
+        return self._source_error
+
+    # -- taking everything ----------------------------------------------------------------
+
     def _keep_all(self) -> None:
         """Somebody takes everything: lift the window."""
+        if self._has_dropped:
+            self._refuse_what_was_given_away(min(set(range(self._next)) - self._children.keys(), default=0))
         self._is_lazy = False
         self._untaken = 0
-        self._window = 1 << 62
+        self._window = NO_LIMIT
         self._room.set()
+
+    def _refuse_what_was_given_away(self, index: int) -> NoReturn:
+        raise ResultNotReady(
+            f"call {child(self.name, index)} was given away by `async for` or to another map, which keep no futures",
+            fix="use the map once; or index or await it first; or give it an input that has a length, such as a list",
+            call=child(self.name, index),
+        )
 
     async def _gather(self) -> list[T]:
         self._keep_all()
         try:
-            await self._all_ended(stop_at_failure=True)
+            while not self.done() and not self._failures:
+                await self._news()
         except asyncio.CancelledError:
             self._cancel()
             raise
-        if self._source_error is not None:
-            raise self._source_error
-        if self._failed is not None:
-            for future in self._children.values():
-                future._call.observed()
-            self._run.handled_maps.append(self)
-            return [asyncio.Future.result(self._failed.future)]
+        return self._outcome()
+
+    def _outcome(self) -> list[T]:
+        """The values, or the error that came first."""
+        if self._failures:
+            self._handle()
+            return [asyncio.Future.result(self._failures[0].future)]
+        if self.missing is not None:
+            self._handle()
+            raise self.missing
         return self._values()
 
-    async def _all_ended(self, *, stop_at_failure: bool = False) -> None:
-        while not self.done() and not (stop_at_failure and self._failed is not None):
-            watcher: asyncio.Future[None] = self._run.loop.create_future()
-            self._watchers.append(watcher)
-            await watcher
+    def _values(self) -> list[T]:
+        return [asyncio.Future.result(self._children[index]) for index in sorted(self._children)]
 
-    async def _stream(self) -> AsyncIterator[StepFuture[T]]:
-        self._is_streamed = True
-        self._wake = asyncio.Event()
-        for index in [index for index, future in self._children.items() if future.done()]:
-            self._finished.append(self._children.pop(index))
-        self._untaken = len(self._finished)
+    def _handle(self) -> None:
+        """Somebody looks at how its calls end."""
+        self._is_handled = True
+        for call in self._failures:
+            call.observed()
+        if self._source_error is not None:
+            self._run.map_handled(self._source_error)
+
+    async def _all_ended(self) -> None:
+        while not self.done():
+            await self._news()
+
+    def feed(self, call: Call) -> bool:
+        """A call takes the whole list: say whether it has to wait for the map's end."""
+        self._keep_all()
+        if self.done() and not self._failures and self.missing is None:
+            return False
+        if self.done():
+            self._run.loop.call_soon(self._run.map_ended, call, self)
+        else:
+            self._dependents.append(call)
+        return True
+
+    # -- taking one after another ---------------------------------------------------------
+
+    async def _stream(self) -> AsyncGenerator[StepFuture[T], None]:
+        if not self._is_streamed:
+            self._is_streamed = True
+            for index in [index for index, future in self._children.items() if future.done()]:
+                self._finished.append(self._drop(index))
+            self._untaken = len(self._finished)
         while True:
             while self._finished:
                 self._untaken -= 1
                 self._room.set()
                 yield self._finished.popleft()
-            if self.done() and not self._finished:
+            if self.done():
                 break
             self._wake.clear()
             await self._wake.wait()
         if self._source_error is not None:
+            self._handle()
             raise self._source_error
 
-    def _values(self) -> list[T]:
-        return [asyncio.Future.result(self._children[index]) for index in sorted(self._children)]
+    async def in_order(self) -> AsyncGenerator[StepFuture[T], None]:
+        """Its futures in the order of its inputs, as they are made; reading one takes it."""
+        if self._has_dropped or self._is_passed_on:
+            self._keep_all()
+        self._is_passed_on = True
+        for index in itertools.count():
+            while index >= self._next:
+                if self._is_complete:
+                    if self._source_error is not None:
+                        self._handle()
+                        raise self._source_error
+                    return
+                if self._sources.length is not None:
+                    self._make_until(index)
+                else:
+                    await self._news()
+            future = self._children.get(index)
+            if future is None:
+                self._refuse_what_was_given_away(index)
+            yield future
+            if self._is_lazy:
+                self._take(index, future)
 
-    def _feed(self, call: Call) -> None:
-        """A call takes the whole list: it starts when every call of the map has ended."""
-        self._keep_all()
-        if self.done():
-            if self._failed is not None:
-                self._run.map_ended(call, self._failed)
+    def _take(self, index: int, future: StepFuture[T]) -> None:
+        if self._children.get(index) is None:
             return
-        call.pending += 1
-        self._dependents.append(call)
+        self._drop(index)
+        if future.done():
+            self._untaken -= 1
+        else:
+            self._loose[index] = future
+        self._room.set()
+
+    # -- when nobody is left --------------------------------------------------------------
+
+    def _reader_left(self) -> None:
+        """The map that went over this one stopped early, so nobody reads on."""
+        if self._is_lazy and self._is_passed_on and not self.done():
+            self._feeder.cancel()
+
+    def abandon(self) -> None:
+        """The pipeline function has returned, so nobody takes results any more.
+
+        What was submitted is performed all the same, and an input that nobody began to take is read to its end. An
+        ``async for`` that was left early has had enough.
+        """
+        if self._is_lazy and self._is_streamed:
+            self._feeder.cancel()
+        elif self._is_streamed or (self._is_lazy and not self._is_passed_on):
+            self._is_draining = True
+            self._untaken = 0
+            for index in [index for index, future in self._children.items() if future.done()]:
+                self._drop(index)
+        self._finished.clear()
+        self._room.set()
 
     def _cancel(self) -> None:
-        self._was_cancelled = True
+        self._was_cancelled = not self._is_complete
         self._feeder.cancel()
-        for future in list(self._children.values()):
+        for future in [*self._children.values(), *self._loose.values()]:
             if not future.done():
                 self._run.cancel_call(future._call, "caller")
 
-    def _run_of(self) -> Run:
-        return self._run
+
+def _limits(plan: Any, own: int | None) -> tuple[tuple[Limit, ...] | None, int]:
+    """What the calls of a map are subject to beside their step's limits, and how far it reads ahead."""
+    if own is not None:
+        shared = tuple([limit for limit in plan.limits if limit is not plan.in_flight])
+        return (*shared, Limit(own)), own
+    return None, plan.in_flight.capacity if plan.in_flight is not None else WINDOW
 
 
-class Sources:
-    """The inputs of a map: which arguments are items of what, and how many there are."""
-
-    def __init__(self, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._run = run
-        self._args = [_source(run, f"argument {i + 1}", value) for i, value in enumerate(args)]
-        self._kwargs = {name: _source(run, f"argument {name}", value) for name, value in kwargs.items()}
-        mapped = [source for source in (*self._args, *self._kwargs.values()) if not isinstance(source, Unmapped)]
-        if not mapped:
-            raise OptionError("a map needs an input to go over", fix="give an iterable as the first argument", option="map")
-        self._fixed = {name: source for name, source in self._kwargs.items() if isinstance(source, Unmapped)}
-        self.length = self._common_length(mapped)
-
-    def _common_length(self, mapped: list[Any]) -> int | None:
-        if any(not isinstance(source, (Sequence, MapFuture)) for source in mapped):
-            return None
-        if any(isinstance(source, MapFuture) and source._sources.length is None for source in mapped):
-            return None
-        names = [*(f"argument {i + 1}" for i in range(len(self._args))), *self._kwargs]
-        every = [*self._args, *self._kwargs.values()]
-        lengths = {name: len(source) for name, source in zip(names, every, strict=True) if not isinstance(source, Unmapped)}
-        if len(set(lengths.values())) > 1:
-            listed = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-            raise MapLengthError(
-                f"the inputs of the map have different lengths: {listed}",
-                fix="give inputs of one length, or mark what is the same for all calls with unmapped(...)",
-                lengths=lengths,
-            )
-        return next(iter(lengths.values()))
-
-    def at(self, index: int) -> tuple[tuple[Any, ...], dict[str, Any] | None]:
-        """The arguments of one call; only if the length is known."""
-        args = tuple([source if isinstance(source, Unmapped) else source[index] for source in self._args])
-        if not self._kwargs:
-            return args, None
-        if len(self._fixed) == len(self._kwargs):
-            return args, self._fixed
-        return args, {n: s if isinstance(s, Unmapped) else s[index] for n, s in self._kwargs.items()}
-
-    async def items(self) -> AsyncIterator[tuple[tuple[Any, ...], dict[str, Any] | None]]:
-        """The arguments of each call, read as they are asked for."""
-        args = [_lazily(source) for source in self._args]
-        kwargs = {name: _lazily(source) for name, source in self._kwargs.items()}
-        ends = object()
-        while True:
-            values = [await anext(source, ends) for source in args]
-            named = {name: await anext(source, ends) for name, source in kwargs.items()}
-            every = [*zip(self._args, values, strict=True), *((self._kwargs[name], value) for name, value in named.items())]
-            ended = [value is ends for source, value in every if not isinstance(source, Unmapped)]
-            if all(ended):
-                return
-            if any(ended):
-                raise MapLengthError(
-                    "the inputs of the map have different lengths: one ended before the others",
-                    fix="give inputs of one length, or mark what is the same for all calls with unmapped(...)",
-                    lengths={},
-                )
-            yield tuple(values), named or None
-
-
-def _source(run: Run, label: str, value: Any) -> Any:
-    if isinstance(value, (Unmapped, MapFuture)):
-        if isinstance(value, MapFuture) and value._run is not run:
-            raise ForeignFuture(f"{label} of the map belongs to another run", fix="await it there and pass its values")
-        return value
-    if isinstance(value, (str, bytes, bytearray)):
-        raise OptionError(
-            f"{label} of the map is a {type(value).__name__}, and a map goes over items",
-            fix="use unmapped(...) to give it whole to each call, or list(...) to go over its parts",
-            option="map",
-        )
-    if isinstance(value, (list, tuple, range)):
-        return value if isinstance(value, range) else list(value)
-    if isinstance(value, (set, frozenset, dict)):
-        return list(value)
-    if isinstance(value, (AsyncIterable, StepFuture, Awaitable)):
-        return value
-    if isinstance(value, Iterable):
-        is_sized = hasattr(value, "__len__") and hasattr(value, "__getitem__")
-        return list(value) if is_sized else value
-    raise OptionError(
-        f"{label} of the map is a {type(value).__name__}, which has no items",
-        fix="use unmapped(...) to give it whole to each call",
-        option="map",
-    )
-
-
-async def _lazily(source: Any) -> AsyncIterator[Any]:
-    """One kind of input after another as an asynchronous iterator."""
-    if isinstance(source, Unmapped):
-        for _ in itertools.count():
-            yield source
-    elif isinstance(source, MapFuture):
-        async for item in _in_order(source):
-            yield item
-    elif isinstance(source, AsyncIterable):
-        async for item in source:
-            yield item
-    else:
-        items = await source if isinstance(source, Awaitable) else source
-        if isinstance(items, AsyncIterable):
-            async for item in items:
-                yield item
-        else:
-            for item in items:
-                yield item
-
-
-async def _in_order(source: MapFuture[Any]) -> AsyncIterator[StepFuture[Any]]:
-    """The futures of a map in the order of its inputs, as they are made; taking one makes room for another."""
-    for index in itertools.count():
-        while index not in source._children:
-            if source._is_complete and index >= source._next:
-                return
-            watcher: asyncio.Future[None] = source._run.loop.create_future()
-            source._watchers.append(watcher)
-            if source._sources.length is not None:
-                source._make_until(index)
-                source._notify()
-            await watcher
-        future = source._children[index]
-        yield future
-        if source._is_lazy:
-            del source._children[index]
-            source._untaken -= future.done()
-            source._room.set()
+__all__ = ["MapFuture", "Sources", "Unmapped", "unmapped"]

@@ -42,6 +42,7 @@ class PipelineFn(Generic[P, R_co]):
     """
 
     __treadle_callable__: ClassVar[bool] = True
+    __treadle_code__: ClassVar[bool] = True
 
     def __init__(self, fn: Callable[..., Any], options: PipelineOptions) -> None:
         self.fn = fn
@@ -73,13 +74,24 @@ class PipelineFn(Generic[P, R_co]):
     def start(self, *args: P.args, **kwargs: P.kwargs) -> RunHandle[R_co]:
         """Start a run and give its handle; the run goes on whoever stops awaiting it.
 
+        In another pipeline it is a child run, and the other's end waits for it.
+
         Raises:
             RuntimeError: no event loop is running here.
+            TypeError: the arguments do not fit the function.
         """
-        self.binder.check(args, kwargs)
-        return self._handle(None, args, kwargs)
+        run = current_run()
+        if run is not None and not run.engine.is_on_loop():
+            return cast("RunHandle[R_co]", run.engine.on_loop(self._detached, run, args, kwargs))
+        return self._detached(run, args, kwargs)
+
+    def _detached(self, parent: Run | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunHandle[Any]:
+        handle = self._handle(parent, args, kwargs)
+        handle.detach()
+        return handle
 
     def _handle(self, parent: Run | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunHandle[Any]:
+        self.binder.check(args, kwargs)
         return RunHandle(self, args, kwargs, parent)
 
     def run(self, *args: P.args, **kwargs: P.kwargs) -> RunResult[R_co]:

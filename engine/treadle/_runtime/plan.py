@@ -10,12 +10,12 @@ from blake3 import blake3
 
 from treadle._core.admission import Limit, Limits
 from treadle._core.binding import Binder
-from treadle.errors import EncodeError, OptionError
+from treadle.errors import DecodeError, OptionError
 from treadle.options import UNSET, CachePolicy, Retry, StepOptions, Unset
-from treadle.storage import codecs
 
 if TYPE_CHECKING:
     from treadle._runtime.identity import Identities
+    from treadle._runtime.inputs import Values
     from treadle._runtime.step import Step
 
 logger = logging.getLogger("treadle")
@@ -29,7 +29,7 @@ class Plan:
     """
 
     __slots__ = (
-        "binder", "code", "default_digests", "fn", "identity", "is_async", "limits", "name", "needs_key", "output_names",
+        "binder", "code", "default_digests", "fn", "identity", "in_flight", "is_async", "limits", "name", "needs_key", "output_names",
         "outputs", "persist", "policy", "retry", "runtime", "salt", "step", "timeout",
     )  # fmt: skip
 
@@ -47,6 +47,7 @@ class Plan:
         self.persist: bool = _or(options.persist, True)
         self.policy: CachePolicy | None = _or(options.cache, _DEFAULT_CACHE) if self.persist else None
         self.limits: Limits = ()
+        self.in_flight: Limit | None = None
         known = identities.of(step, self.output_names, self.policy)
         self.identity, self.code = known.identity, known.code
         self.default_digests = known.defaults
@@ -67,9 +68,9 @@ class Plan:
             return b""
         salt = blake3(b"code:" if policy.code else b"input:")
         if version is not None:
-            salt.update(b"version:" + version.encode())
-        elif policy.code:
-            salt.update(self.code)
+            salt.update(b"version:" + blake3(version.encode()).digest())
+        elif policy.code or not self.binder.names:
+            salt.update(self.code)  # without any inputs ``input_hash`` would be one key for ever
         for path in policy.files:
             salt.update(_file_digest(path))
         return salt.digest()
@@ -78,26 +79,40 @@ class Plan:
         """Refuse the name of an output that the step does not have."""
         if name not in self.output_names:
             raise OptionError(
-                f"step {self.name} has no output {name!r}", fix=f"its outputs are {', '.join(self.output_names)}", option=name
+                f"step {self.name} has no output {name!r}",
+                fix=f"its outputs are {', '.join(self.output_names)}",
+                option=name,
             )
 
-    def cache_key(self, identity: bytes, digests: dict[str, bytes], values: Callable[[], dict[str, Any]]) -> bytes:
-        """The cache key of a call: 32 bytes."""
+    def cache_key(self, identity: bytes, values: Values) -> bytes:
+        """The cache key of a call, 32 bytes; empty if an argument that counts cannot be hashed."""
         policy = self.policy
         assert policy is not None
+        if any(map(self.counts, values.unhashable)):
+            return b""
         if policy.key is not None:
-            text = policy.key(values())
-            if not isinstance(text, str):
-                raise OptionError(
-                    f"CachePolicy(key=) of step {self.name} gave {type(text).__name__}", fix="let it return a text", option="key"
-                )
-            return blake3(self.identity + self.salt + text.encode()).digest()
+            return blake3(self.identity + self.salt + b"key " + self._own_key(policy.key, values)).digest()
         if not policy.inputs:
             return blake3(self.identity + self.salt + b"no inputs").digest()
         if policy.ignore:
-            kept = [name.encode() + b"=" + digest for name, digest in digests.items() if name not in policy.ignore]
+            kept = [name.encode() + b"=" + digest for name, digest in values.digests.items() if name not in policy.ignore]
             return blake3(self.identity + self.salt + b"|".join(kept)).digest()
         return blake3(identity + self.salt).digest()
+
+    def counts(self, parameter: str) -> bool:
+        """Whether the content of this parameter is part of the cache key."""
+        policy = self.policy
+        return policy is not None and policy.inputs and policy.key is None and parameter not in policy.ignore
+
+    def _own_key(self, key: Callable[[dict[str, Any]], str], values: Values) -> bytes:
+        text: object = key({**self.binder.defaults, **values.bound})
+        if not isinstance(text, str):
+            raise OptionError(
+                f"CachePolicy(key=) of step {self.name} gave {type(text).__name__}",
+                fix="let it return a text",
+                option="key",
+            )
+        return text.encode("utf-8", "surrogatepass")
 
     def split(self, value: Any) -> tuple[list[Any], str]:
         """What a body returned as one value per output, and in which shape it came.
@@ -131,7 +146,11 @@ class Plan:
             return dict(zip(names, values, strict=True))
         if shape == "list":
             return values
-        return tuple(values) if shape == "tuple" else values[0]
+        if shape == "tuple":
+            return tuple(values)
+        if shape or len(values) != 1:
+            raise DecodeError(f"stored outputs have the unknown shape {shape!r}", fix="run the step again")
+        return values[0]
 
     def limited(self, limits: Sequence[Limit | None]) -> Limits:
         """Take the limits that all calls of this step in this run are subject to."""
@@ -154,7 +173,9 @@ def _file_digest(path: str) -> bytes:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
     except OSError as error:
-        raise OptionError(f"CachePolicy(files=) names {path!r}, which cannot be read", why=str(error), option="files") from error
+        raise OptionError(
+            f"CachePolicy(files=) names {path!r}, which cannot be read", why=str(error), option="files"
+        ) from error
     return digest.digest()
 
 
@@ -168,11 +189,3 @@ def hint(text: str) -> None:
             _hinted.clear()
         _hinted.add(text)
         logger.warning(text)
-
-
-def digest_or_empty(value: Any, code_digest: Callable[[object], bytes] | None) -> bytes:
-    """The content digest, or ``b""`` if the value has none."""
-    try:
-        return codecs.digest(value, code_digest=code_digest)
-    except EncodeError:
-        return b""

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from treadle import events as ev
-from treadle._core.machine import RUN_STATUS_OF
+from treadle._core.machine import CallState
 from treadle._runtime.artifact import Artifact, Vault
 from treadle._runtime.results import RunResult
 from treadle.errors import ArtifactNotFound, ResultNotReady, RunNotFound, TreadleError
@@ -105,7 +105,7 @@ async def artifact(engine: Engine, name: str, version: int | None) -> Artifact[A
 
 def artifact_of(call: Call, output: str | None, vault: Vault) -> Artifact[Any]:
     """One stored output of an ended call."""
-    if not call.future.done():
+    if call.state is not CallState.ENDED:
         raise ResultNotReady(f"call {call.name} has not ended, so it has no artifact yet", fix="await it first")
     rows = call.rows or []
     if output is not None:
@@ -151,5 +151,3 @@ def health(engine: Engine) -> dict[str, Any]:
         "threads_abandoned": engine.pool.abandoned if engine.is_open else 0,
     }
 
-
-_ = RUN_STATUS_OF

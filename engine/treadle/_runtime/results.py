@@ -160,11 +160,10 @@ class RunResult(Generic[T_co]):
 
     def _take(self, run: Run) -> None:
         self._status = cast("RunStatus", run.status)
-        self._errors = run.errors() if run.status != "succeeded" else []
+        self._errors = run.errors if run.status != "succeeded" else []
         self._has_value = run.status == "succeeded"
         self._value = run.value
-        calls = (*run.failed, *run.skipped)
-        self._call_errors = {call.name: call.error for call in calls if call.error is not None}
+        self._call_errors = run.call_errors
 
     # -- outcome --------------------------------------------------------------------------
 
@@ -337,6 +336,10 @@ class RunResult(Generic[T_co]):
     def to_mermaid(self) -> str:
         """The calls and what flowed between them, as a Mermaid flowchart."""
         return report.mermaid(self._record)
+
+    def to_text(self) -> str:
+        """The same as plain text: every call below those that it took something from."""
+        return report.graph(self._record)
 
     def __str__(self) -> str:
         self._is_observed = True

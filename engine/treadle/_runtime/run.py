@@ -9,16 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from treadle import events as ev
 from treadle._core.admission import Limit
 from treadle._core.binding import find, replace
-from treadle._core.naming import Names, child
+from treadle._core.naming import Names, base_of, child
 from treadle._core.replay import Memory
-from treadle._runtime import inputs, lifecycle
+from treadle._runtime import inline, inputs, lifecycle
 from treadle._runtime.artifact import Artifact
 from treadle._runtime.call import Call, Ending, StepFuture
 from treadle._runtime.context import active_call, active_engine, active_run
@@ -35,6 +34,10 @@ if TYPE_CHECKING:
     from treadle._runtime.pipeline import PipelineFn
     from treadle._runtime.results import StepResult
     from treadle._runtime.step import Step
+
+
+PATIENCE_S = (1.0, 4.0, 1.0)
+"""A pipeline function that swallows its cancellation is cancelled again after these, and then left behind."""
 
 
 class Run:
@@ -56,15 +59,17 @@ class Run:
         self.memory: Memory | None = None
         self.failed: list[Call] = []
         self.skipped: list[Call] = []
-        self.handled_maps: list[MapFuture[Any]] = []
         self.map_errors: list[BaseException] = []
+        self.errors: list[BaseException] = []
+        self.call_errors: dict[str, BaseException] = {}
         self.is_over = False
         self.status = "running"
         self.error: BaseException | None = None
         self.value: Any = None
         self.value_row: ArtifactRow | None = None
         self.reused = self.performed = 0
-        self.created_at, self.ended_at = time.time(), 0.0
+        self.now, self.ticks = engine.clock.time, engine.clock.monotonic
+        self.created_at, self.ended_at = self.now(), 0.0
         self.recoverable = True
         self.debug: bool = options.debug is True
         self.debug_lock = asyncio.Lock()
@@ -74,11 +79,18 @@ class Run:
         self.attached = 0
         self.is_detached = False
         self.claimed_children: set[str] = set()
+        self._renamed_maps: dict[str, str] = {}
+        self._is_sealed = False
         self.done: asyncio.Future[None] = self.loop.create_future()
         self.accepted: asyncio.Future[None] = self.loop.create_future()
         for future in (self.done, self.accepted):
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
         self.task: asyncio.Task[None] | None = None
+        self.failed_children: list[Run] = []
+        self.was_observed = False
+        self.submitted = 0
+        self._failures_seen = 0
+        self._thread_id = 0
         self._plans: dict[Step[..., Any], Plan] = {}
         self._step_limits: dict[Any, Limit] = {}
         self._idle: asyncio.Future[None] | None = None
@@ -97,6 +109,7 @@ class Run:
             plan = self._plans[step] = Plan(step, options, engine.identities)
             in_flight = engine.step_limit(step) if options.max_in_flight else None
             threads = None if plan.is_async or self.debug else engine.thread_limit
+            plan.in_flight = in_flight
             plan.limited((engine.limit, self._limit, in_flight, threads))
         return plan
 
@@ -105,12 +118,13 @@ class Run:
         self.engine.check_usable()
         plan = self.plan(step)
         call = lifecycle.bind(self, plan, self.names.take(plan.name), None, args, kwargs)
+        future = call.future
         call.context = contextvars.copy_context()
         if self.ending is not None:
             lifecycle.stop(call, self.ending)
         else:
             lifecycle.await_inputs(call, _futures(step.options.after))
-        return call.future
+        return future
 
     def submit_map(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> MapFuture[Any]:
         """Submit one call per item; on the loop only."""
@@ -130,12 +144,29 @@ class Run:
     # -- what calls report ----------------------------------------------------------------
 
     def append(self, event: ev.Event) -> Part:
-        """Write a fact about this run."""
+        """Write a fact about this run; what comes after its end (a body that was left behind, say) is dropped."""
+        if self._is_sealed:
+            return Part(self.id, self.epoch)
         return self.engine.log.append(self.id, self.epoch, event)
 
     def part(self) -> Part:
         """The place in the coming commit for this run."""
         return self.engine.log.part(self.id, self.epoch)
+
+    def add_artifacts(self, rows: Sequence[ArtifactRow], key: bytes) -> tuple[int, ...]:
+        """Add a call's outputs to the coming commit, and its cache entry; gives their places in it."""
+        if not rows:
+            return ()
+        part = self.part()
+        first = len(part.artifacts)
+        part.artifacts.extend(rows)
+        if key:
+            part.cache.append((key, first, len(rows)))
+        return tuple(range(first, first + len(rows)))
+
+    def publish(self, call: Call) -> None:
+        """A call's outcome need not wait for its commit."""
+        lifecycle.publish(call, None)
 
     def resolve(self, call: Call, error: BaseException | None) -> None:
         """The commit that a call waits for has happened, or could not."""
@@ -153,6 +184,7 @@ class Run:
         if call.group is not None:
             call.group._child_ended(call)
             call.group = None
+        call.let_go()
         self._wake_if_idle()
 
     def map_ended(self, dependent: Call, failed: Call | None) -> None:
@@ -173,9 +205,9 @@ class Run:
         """A map has made its last call."""
         self._wake_if_idle()
 
-    def resolve_output(self, call: Call, name: str, future: StepFuture[Any]) -> None:
+    @staticmethod
+    def resolve_output(call: Call, name: str, source: StepFuture[Any], future: StepFuture[Any]) -> None:
         """Fill the future of one output of a call that has ended already."""
-        source = call.future
         if source.cancelled():
             asyncio.Future.cancel(future)
         elif (error := asyncio.Future.exception(source)) is not None:
@@ -190,17 +222,23 @@ class Run:
 
     # -- names in a resumed run -----------------------------------------------------------
 
-    def rename(self, call: Call, name: str) -> None:
-        """The call is one that the log already knows."""
-        call.name = name
-
     def rename_if_taken(self, call: Call) -> None:
         """A new call must not carry the name of a recorded one that is another call."""
         if self.memory is not None and call.name in self.memory.names:
-            fresh = self.names.take(call.plan.name)
-            while fresh in self.memory.names:
-                fresh = self.names.take(call.plan.name)
-            call.name = fresh if call.index is None else child(fresh, call.index)
+            if call.index is None:
+                call.name = self._fresh_name(call.plan.name)
+                return
+            group = base_of(call.name)
+            if group not in self._renamed_maps:
+                self._renamed_maps[group] = self._fresh_name(call.plan.name)
+            call.name = child(self._renamed_maps[group], call.index)
+
+    def _fresh_name(self, base: str) -> str:
+        assert self.memory is not None
+        name = self.names.take(base)
+        while name in self.memory.bases:
+            name = self.names.take(base)
+        return name
 
     # -- the function ---------------------------------------------------------------------
 
@@ -213,10 +251,12 @@ class Run:
         self.engine.runs_here[self.id] = self
         if self.parent is not None:
             self.parent.children[self] = None
+            if self.parent.ending is not None:
+                self.stop(_for_a_child(self.parent.ending))
         self.task = self.loop.create_task(self._main(), context=context)
 
     async def _main(self) -> None:
-        timer = self.loop.call_later(self.timeout_s, self.stop, "run_timeout") if self.timeout_s and not self.debug else None
+        timer = self.engine.clock.call_later(self.timeout_s, self.stop, "run_timeout") if self.timeout_s and not self.debug else None
         value, error = None, None
         try:
             value = await self._perform()
@@ -233,12 +273,34 @@ class Run:
             self._over()
 
     async def _perform(self) -> Any:
-        fn = self.target.fn
+        if self.ending is not None:
+            raise asyncio.CancelledError
         if self.target.is_async:
-            return await fn(*self.args, **self.kwargs)
-        if self.debug:
-            return await self._in_thread(fn)
-        return await self._in_thread(fn)
+            return await self._on_loop(self.target.fn(*self.args, **self.kwargs))
+        return await self._in_thread(self.target.fn)
+
+    async def _on_loop(self, function: Coroutine[Any, Any, Any]) -> Any:
+        """An ``async`` pipeline has a task of its own, so that one that swallows its cancellation can be left behind."""
+        body = self.loop.create_task(function)
+        try:
+            await asyncio.wait((body,))
+        except asyncio.CancelledError:
+            if self.ending is None:
+                self.stop("interrupt")  # nobody told this run to stop, so its loop is ending
+            await self._end_body(body)
+            raise
+        return body.result()
+
+    async def _end_body(self, body: asyncio.Task[Any]) -> None:
+        for patience_s in (inline.GRACE_S,) if self.ending == "run_timeout" else PATIENCE_S:
+            body.cancel()
+            try:
+                await asyncio.wait((body,), timeout=patience_s)
+            except asyncio.CancelledError:
+                break
+            if body.done():
+                break
+        self.engine.leave_behind(body)
 
     async def _in_thread(self, fn: Callable[..., Any]) -> Any:
         """A ``def`` pipeline has a thread of its own, so that it can wait for its calls."""
@@ -255,6 +317,7 @@ class Run:
 
         def work() -> None:
             result, error = None, None
+            self._thread_id = threading.get_ident()
             try:
                 result = context.run(fn, *self.args, **self.kwargs)
             except StopIteration as stopped:
@@ -262,32 +325,54 @@ class Run:
                 error.__cause__ = stopped
             except BaseException as caught:
                 error = caught
+            finally:
+                self._thread_id = 0
             self.engine.call_on_loop(finish, result, error)
 
         threading.Thread(target=work, name=f"treadle-{self.name}", daemon=True).start()
-        return await future
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            if self.ending is None:
+                self.stop("interrupt")
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+            await asyncio.wait((future,), timeout=inline.GRACE_S)
+            raise
 
     async def _end_calls(self, value: Any, error: BaseException | None) -> tuple[Any, BaseException | None]:
         """Apply the failure mode, wait for every call, and resolve futures in what was returned."""
+        self._take_all(value)
         while True:
             if self.ending is None and (error is not None or self.unhandled()):
                 self._apply_failure_mode()
             try:
-                if error is None:
-                    value = await self._resolve_value(value)
                 await self._until_idle()
+                if error is None and not self.unhandled():
+                    value = await self._resolve_value(value)
                 break
+            except asyncio.CancelledError as caught:
+                error = error or caught
+                if self.ending is None and self.task is not None and self.task.cancelling():
+                    self.stop("interrupt")
             except BaseException as caught:
                 error = error or caught
-                if not isinstance(caught, Exception) and self.ending is None:
-                    self.stop("interrupt")
-        if error is None:
-            unhandled = self.unhandled()
-            error = unhandled[0] if unhandled else None
+        if error is None or (isinstance(error, asyncio.CancelledError) and self.ending == "failure"):
+            error = next(iter(self.unhandled()), error)
         return value, error
+
+    def _take_all(self, value: Any) -> None:
+        """The function has returned, so nobody takes results of lazy maps any more: they make all their calls."""
+        returned = set(find((value,), (MapFuture,)))
+        for feeder in list(self.feeders):
+            if feeder._is_streamed and feeder._is_lazy and feeder not in returned:
+                feeder._feeder.cancel()  # who left the loop over it wants no more of it
+            else:
+                feeder._keep_all()
 
     def _apply_failure_mode(self) -> None:
         if self.failure_mode == "fail_fast":
+            for run in list(self.children):
+                run.stop(_for_a_child("failure"))
             self.stop_calls("failure")
         elif self.failure_mode == "stop":
             for call in list(self.active):
@@ -301,13 +386,18 @@ class Run:
         while self.active or self.feeders or self.children:
             if self.ending is None and self.failure_mode != "continue" and self.unhandled():
                 self._apply_failure_mode()
+            self._failures_seen = self._failures
             self._idle = self.loop.create_future()
             await self._idle
+
+    @property
+    def _failures(self) -> int:
+        return len(self.failed) + len(self.map_errors) + len(self.failed_children)
 
     def _wake_if_idle(self) -> None:
         idle = self._idle
         if idle is not None and not idle.done():
-            if not (self.active or self.feeders or self.children) or self.failed:
+            if not (self.active or self.feeders or self.children) or self._failures > self._failures_seen:
                 idle.set_result(None)
 
     async def _resolve_value(self, value: Any) -> Any:
@@ -325,8 +415,10 @@ class Run:
         for call in self.skipped:
             if call.is_handled:
                 call.observed()
-        errors = [call.error for call in self.failed if not call.is_handled and call.error is not None]
-        return [*errors, *self.map_errors]
+        failed = sorted((call for call in self.failed if not call.is_handled), key=lambda call: call.order)
+        errors = [call.error for call in failed if call.error is not None]
+        children = [run.error for run in self.failed_children if not run.was_observed and run.error is not None]
+        return [*errors, *self.map_errors, *children]
 
     # -- ending ---------------------------------------------------------------------------
 
@@ -335,6 +427,11 @@ class Run:
         if self.ending in ("caller", "interrupt", "run_timeout"):
             raise asyncio.CancelledError(f"run {self.id} is being stopped")
 
+    def raise_if_left_behind(self) -> None:
+        """The thread of a ``def`` pipeline that outlived its run gets the cancellation, too."""
+        if self._thread_id == threading.get_ident():
+            raise asyncio.CancelledError(f"run {self.id} was stopped")
+
     @property
     def is_ending_early(self) -> bool:
         """Whether the run is being cut off, so that it can be resumed."""
@@ -342,11 +439,11 @@ class Run:
 
     def stop(self, ending: Ending) -> None:
         """End the run from outside: its function, its children and all its calls."""
-        if self.is_over or (self.ending is not None and ending != "interrupt"):
+        if self.is_over or self.ending not in (None, "failure"):
             return
         self.ending = ending
         for run in list(self.children):
-            run.stop(ending)
+            run.stop(_for_a_child(ending))
         if self.task is not None:
             self.task.cancel()
         self.stop_calls(ending)
@@ -362,7 +459,7 @@ class Run:
 
     async def _record(self, value: Any, error: BaseException | None) -> None:
         """Write how the run ended, and wait until the log has it."""
-        self.ended_at = time.time()
+        self.ended_at = self.now()
         event, status = await self._ending_event(value, error)
         part = self.append(event)
         if isinstance(event, ev.RunSucceeded) and self.value_row is not None:
@@ -372,6 +469,7 @@ class Run:
         committed = _Committed(self.loop)
         part.waiters.append(committed)
         self.engine.log.kick()
+        self._is_sealed = True
         failpoints.hit("run-ending")
         try:
             await asyncio.shield(committed.future)
@@ -388,9 +486,9 @@ class Run:
                 fix="raise the pipeline's timeout", timeout_s=self.timeout_s,
             )  # fmt: skip
             return ev.RunFailed(at=now, failure=failure_of(self.error)), "failed"
-        if self.ending == "caller":
+        if self.ending == "caller" or (self.ending != "interrupt" and isinstance(error, asyncio.CancelledError)):
             self.error = cancelled(self.id)
-            return ev.RunCancelled(at=now, reason="caller"), "cancelled"
+            return ev.RunCancelled(at=now, reason="caller" if self.ending == "caller" else "the pipeline itself"), "cancelled"
         if self.ending == "interrupt":
             self.error = interrupted(self.id)
             return ev.RunInterrupted(at=now, reason="the engine, the loop or the process ended"), "interrupted"
@@ -415,7 +513,7 @@ class Run:
             return
         body = Body(
             encoded.digest, encoded.checksum, len(encoded.data), encoded.codec, encoded.type_name,
-            self.id, "", "", time.time(), time.time() - self.created_at,
+            self.id, "", "", self.now(), self.now() - self.created_at,
         )  # fmt: skip
         if body.size <= lifecycle.INLINE_BYTES:
             body.data = bytes(encoded.data)
@@ -427,17 +525,33 @@ class Run:
         self.is_over = True
         if self.status == "running":
             self.status = "failed" if self.error is not None else "interrupted"
-        for call in (*self.failed, *self.skipped):
-            for future in call.futures():
-                if future.done() and not future.cancelled():
-                    future._log_traceback = False
+        self._settle_errors()
         self.engine.runs_here.pop(self.id, None)
         if self.parent is not None:
             self.parent.children.pop(self, None)
+            if self.status == "failed":
+                self.parent.failed_children.append(self)
             self.parent._wake_if_idle()
         if not self.done.done():
             self.done.set_result(None)
         self.engine.run_ended(self)
+
+    def _settle_errors(self) -> None:
+        """Keep the errors, and let the calls go that held them."""
+        calls = (*self.failed, *self.skipped)
+        self.call_errors = {call.name: call.error for call in calls if call.error is not None}
+        failed = sorted(self.failed, key=lambda call: call.order)
+        every = [call.error for call in failed if call.error is not None] + self.map_errors
+        every += [run.error for run in self.failed_children if run.error is not None]
+        first = [self.error] if self.error is not None else []
+        self.errors = [*first, *(error for error in every if error is not self.error)]
+        for call in calls:
+            for future in call.futures():
+                if future.done() and not future.cancelled():
+                    future._log_traceback = False
+            call.forget()
+        self.failed.clear()
+        self.skipped.clear()
 
     # -- results --------------------------------------------------------------------------
 
@@ -451,15 +565,10 @@ class Run:
 
     def outcome(self) -> Any:
         """The value of the ended run, or its error raised."""
+        self.was_observed = True
         if self.error is not None:
             raise self.error
         return self.value
-
-    def errors(self) -> list[BaseException]:
-        """Every error of the run; the one that ended it first."""
-        every = [call.error for call in self.failed if call.error is not None]
-        first = [self.error] if self.error is not None else []
-        return [*first, *(error for error in [*every, *self.map_errors] if error is not self.error)]
 
     def __repr__(self) -> str:
         return f"<Run {self.id} of {self.name} {self.status}>"
@@ -478,6 +587,11 @@ class _Committed:
             self.future.set_result(None)
         else:
             self.future.set_exception(error)
+
+
+def _for_a_child(ending: Ending) -> Ending:
+    """What the end of a parent is for its children: they are cancelled, or cut off with it."""
+    return "interrupt" if ending == "interrupt" else "caller"
 
 
 def cancelled(run_id: str) -> RunCancelled:

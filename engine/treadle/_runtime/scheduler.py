@@ -16,10 +16,10 @@ class Scheduler:
 
     Args:
         loop: the engine's loop.
-        start: called for each call that may start.
+        start: called with the calls that may start.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, start: Callable[[Call], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, start: Callable[[list[Call]], None]) -> None:
         self._loop, self._start = loop, start
         self._lanes: Lanes[Call] = Lanes()
         self._waiting: dict[Call, asyncio.Future[None]] = {}
@@ -70,21 +70,26 @@ class Scheduler:
             self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
+        """Start what may start, at most ``STARTS_PER_TURN`` calls in this turn of the loop."""
+        self._pumping = False
+        starting: list[Call] = []
         for _ in range(STARTS_PER_TURN):
             call = self._lanes.pop()
             if call is None:
-                self._pumping = False
-                return
+                break
             call.slots = self.limits_of(call)
             self.running += 1
             waiting = self._waiting.get(call)
             if waiting is None:
-                self._start(call)
+                starting.append(call)
             elif not waiting.done():
                 waiting.set_result(None)
             else:
                 self.release(call)
-        self._loop.call_soon(self._pump)
+        else:
+            self._pump_soon()
+        if starting:
+            self._start(starting)
 
     def __len__(self) -> int:
         return len(self._lanes)

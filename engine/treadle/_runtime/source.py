@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from types import CodeType, FunctionType, ModuleType
 
-from treadle._core.closure import ModuleText
+from treadle._core.reading import ModuleText
 from treadle._runtime.definitions import SourceFile, block_around, own_functions
 from treadle._runtime.project import Project, locate_module
 

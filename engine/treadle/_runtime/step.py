@@ -76,6 +76,7 @@ class Step(Generic[P, R_co]):
     """
 
     __treadle_callable__: ClassVar[bool] = True
+    __treadle_code__: ClassVar[bool] = True
 
     def __init__(self, fn: Callable[..., Any], options: StepOptions, policies: tuple[Any, ...] = ()) -> None:
         _refuse_what_is_no_step(fn)
@@ -87,6 +88,7 @@ class Step(Generic[P, R_co]):
         self.is_async = inspect.iscoroutinefunction(fn)
         self.binder = Binder(fn)
         self.base: Step[..., Any] = self
+        self.known: dict[Any, Any] = {}
         self.map_limit: int | None = None
         functools.update_wrapper(self, fn)
 

@@ -13,7 +13,7 @@ from treadle import events as ev
 from treadle._runtime import launch
 from treadle._runtime.plan import hint
 from treadle._runtime.results import RunResult
-from treadle.errors import LogUnavailable, RunNotFound, RunPoisoned
+from treadle.errors import EngineClosed, LogUnavailable, RunPoisoned, TreadleError
 from treadle.options import Duration, seconds
 from treadle.storage.rows import Body, Part
 from treadle.storage.writer import Transaction
@@ -47,23 +47,25 @@ async def recover(engine: Engine, *, wait: bool) -> list[Any]:
     rows = await engine.reader.rows(
         "SELECT id FROM runs WHERE status='interrupted' AND recoverable AND parent='' ORDER BY number", ()
     )
-    runs = []
+    runs, poisoned = [], []
     for (run_id,) in rows:
         try:
             run = await launch.resume(engine, run_id, changed="keep", recovery=True)
         except RunPoisoned as error:
             hint(str(error))
-            continue
-        except RunNotFound as error:
-            hint(str(error))
-            continue
-        if run is not None:
-            runs.append(run)
+            poisoned.append(run_id)
+        except (EngineClosed, LogUnavailable):
+            raise
+        except TreadleError as error:
+            hint(f"run {run_id} cannot be recovered here: {error}")
+        else:
+            runs += [run] if run is not None else []
     if not wait:
         return [engine.handle_of(run) for run in runs]
     if runs:
         await asyncio.wait([run.done for run in runs])
-    return [RunResult(run.id, run.name, engine.archive, run) for run in runs]
+    over = [RunResult(run.id, run.name, engine.archive, run) for run in runs]
+    return [*over, *[await engine.get_run(run_id) for run_id in poisoned]]
 
 
 def cancel(run_id: str) -> Callable[[Transaction], bool]:
@@ -106,6 +108,7 @@ def _forget(before: float, keep_last: int | None, dry_run: bool) -> Callable[[Tr
         runs |= _children(transaction, runs)
         artifacts, size = _artifacts_of(transaction, runs)
         if not dry_run and runs:
+            _keep_numbers(transaction, runs)
             execute("INSERT INTO pruning(active) VALUES(1)")
             for run in runs:
                 execute("DELETE FROM log WHERE run=?", (run,))
@@ -117,6 +120,16 @@ def _forget(before: float, keep_last: int | None, dry_run: bool) -> Callable[[Tr
         return len(runs), len(artifacts), size
 
     return work
+
+
+def _keep_numbers(transaction: Transaction, runs: set[str]) -> None:
+    """Numbers are never given twice, also when the newest rows go."""
+    execute = transaction.connection.execute
+    gone = sum(execute("SELECT coalesce(sum(count), 0) FROM log WHERE run=?", (run,)).fetchone()[0] for run in runs)
+    before = execute("SELECT value FROM counters WHERE name='pruned_events'").fetchone()
+    seq, artifact = transaction.writer.last_numbers
+    values = {"pruned_events": gone + (before[0] if before else 0), "seq": seq, "artifact": artifact}
+    transaction.connection.executemany("INSERT OR REPLACE INTO counters(name, value) VALUES(?, ?)", list(values.items()))
 
 
 def _children(transaction: Transaction, runs: set[str]) -> set[str]:

@@ -140,6 +140,7 @@ class Log:
         if self._lazy is not None:
             self._lazy.cancel()
             self._lazy = None
+            self._urgent |= self._in_flight > 0  # its timer is gone, so the batch leaves when the writer is back
         if not self._sealed and not self._in_flight:
             self._seal()
         while self._sealed and self._in_flight < 2:

@@ -25,6 +25,11 @@ _replace = msgspec.structs.replace
 
 _ARTIFACT = "SELECT a.id, n.name, a.version, a.body FROM artifacts a JOIN names n ON n.id = a.name"
 
+_CACHED = """SELECT j.value, c.count, a.id, n.name, a.version, a.body
+    FROM json_each(?2) j JOIN cache c ON c.key = substr(?1, 1 + 32 * j.value, 32)
+    JOIN artifacts a ON a.id >= c.artifact AND a.id < c.artifact + c.count JOIN names n ON n.id = a.name
+    ORDER BY j.value, a.id"""
+
 
 def unpack_segment(seq: int, run: str, first_artifact: int, body: bytes) -> Iterator[Event]:
     """The events of one row of the log, with their numbers filled in."""
@@ -63,13 +68,16 @@ class Lookup:
     def __init__(self, path: str) -> None:
         self._connection = open_reader(path)
 
-    def cached(self, key: bytes) -> list[ArtifactRow]:
-        """The artifacts under a cache key, in the order of the outputs; empty if there are none."""
-        found = self._connection.execute("SELECT artifact, count FROM cache WHERE key=?", (key,)).fetchone()
-        if found is None:
-            return []
-        rows = self.artifacts(range(found[0], found[0] + found[1]))
-        return rows if len(rows) == found[1] else []
+    def cached(self, keys: Sequence[bytes]) -> dict[bytes, list[ArtifactRow]]:
+        """The artifacts under cache keys, in the order of the outputs; what is not whole is left out."""
+        places = f"[{','.join(map(str, range(len(keys))))}]"
+        found: dict[bytes, list[ArtifactRow]] = {}
+        wanted: dict[bytes, int] = {}
+        for place, count, *row in self._connection.execute(_CACHED, (b"".join(keys), places)).fetchall():
+            key = keys[place]
+            wanted[key] = count
+            found.setdefault(key, []).append(unpack_artifact(row))
+        return {key: rows for key, rows in found.items() if len(rows) == wanted[key]}
 
     def artifacts(self, numbers: Iterable[int]) -> list[ArtifactRow]:
         """Artifacts by number; those that are gone are left out."""

@@ -1,7 +1,8 @@
 """The tables of a home's database: how they are made and how a file is recognised; it knows no events.
 
 Append-only means it: triggers refuse every UPDATE and DELETE on the log unless the
-``pruning`` table has a row, which only a prune puts there, inside its own transaction.
+``pruning`` table has a row, which only a prune puts there, inside its own transaction. It leaves in
+``counters`` how far the numbers had come, so that none is given twice, and how many events are gone.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ CREATE TABLE artifacts(id INTEGER PRIMARY KEY, name INTEGER NOT NULL, version IN
 CREATE UNIQUE INDEX artifacts_by_version ON artifacts(name, version);
 CREATE TABLE cache(key BLOB PRIMARY KEY, artifact INTEGER NOT NULL, count INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE pruning(active INTEGER NOT NULL);
+CREATE TABLE counters(name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 CREATE TRIGGER log_keeps_rows BEFORE DELETE ON log WHEN NOT EXISTS (SELECT 1 FROM pruning)
     BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END;
 CREATE TRIGGER log_keeps_bytes BEFORE UPDATE ON log

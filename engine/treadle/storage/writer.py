@@ -84,6 +84,7 @@ class Writer:
         self._seen = -1
         self._seq = self._artifact = self._last_name = 0
         self._names: dict[str, list[int]] = {}
+        self._ours: set[str] = set()
         self.commits = 0
         self.events = 0
         self._mutex.acquire(LOCK_TIMEOUT_S)
@@ -123,9 +124,9 @@ class Writer:
             sync = not isinstance(work, Batch) or work.sync
             self._set_synchronous(sync)
             self.connection.execute("BEGIN IMMEDIATE")
-            changed = self._refresh()
+            self._refresh()
             if isinstance(work, Batch):
-                result: Any = self._write(work, changed)
+                result: Any = self._write(work)
             else:
                 result = work(Transaction(self))
             failpoints.hit("before-commit")
@@ -137,10 +138,11 @@ class Writer:
         finally:
             self._mutex.release()
 
-    def _write(self, batch: Batch, changed: bool) -> dict[str, BaseException]:
+    def _write(self, batch: Batch) -> dict[str, BaseException]:
         if batch.accepted:
             self.connection.execute(_ACCEPT, (_json(batch.accepted),))
-        fenced = self._fenced(batch) if changed else {}
+            self._ours.update([row[0] for row in batch.accepted])
+        fenced = self._fenced(batch)
         parts = [part for part in batch.parts.values() if part.run_id not in fenced]
         self.insert_parts(parts)
         return fenced
@@ -219,26 +221,34 @@ class Writer:
         self._save_names({name})
         return known[1]
 
+    @property
+    def last_numbers(self) -> tuple[int, int]:
+        """The newest event's and the newest artifact's number, inside the open transaction."""
+        return self._seq, self._artifact
+
     # -- what other processes did ---------------------------------------------------------
 
-    def _refresh(self) -> bool:
-        """Read the counters again if somebody else has written; says whether that was so."""
+    def _refresh(self) -> None:
+        """Read the counters again, and trust no run to be ours still, if somebody else has written."""
         version = self.connection.execute("PRAGMA data_version").fetchone()[0] if self._durable else 0
         if version == self._seen:
-            return False
+            return
         self._seen = version
-        last = self.connection.execute("SELECT seq + count - 1 FROM log ORDER BY seq DESC LIMIT 1").fetchone()
-        self._seq = last[0] if last else 0
+        self._seq = self.connection.execute(_LAST_SEQ).fetchone()[0]
         self._artifact = self.connection.execute(_LAST_ARTIFACT).fetchone()[0]
         self._last_name = self.connection.execute("SELECT coalesce(max(id), 0) FROM names").fetchone()[0]
         self._names.clear()
-        return True
+        self._ours.clear()
 
     def _fenced(self, batch: Batch) -> dict[str, BaseException]:
-        """The runs of this batch that another engine has taken over."""
-        found = self.connection.execute(_OWNERS, (_json(list(batch.parts)),)).fetchone()[0]
+        """The runs of this batch that another engine has taken over; asked once per run until somebody else writes."""
+        unknown = [run_id for run_id in batch.parts if run_id not in self._ours]
+        self._ours.difference_update([part.run_id for part in batch.parts.values() if part.ended])
+        if not unknown:
+            return {}
+        found = self.connection.execute(_OWNERS, (_json(unknown),)).fetchone()[0]
         owners = {run: (owner, epoch) for run, owner, epoch in msgspec.json.decode(found)}
-        return {
+        fenced: dict[str, BaseException] = {
             part.run_id: RunFenced(
                 f"run {part.run_id} was taken over by another engine",
                 why="this engine was held up so long that its lock looked free, or the run was resumed elsewhere",
@@ -248,6 +258,8 @@ class Writer:
             for part in batch.parts.values()
             if part.run_id in owners and owners[part.run_id] != (self._owner, part.epoch)
         }
+        self._ours.update(run_id for run_id in unknown if run_id not in fenced and not batch.parts[run_id].ended)
+        return fenced
 
     # -- durability -----------------------------------------------------------------------
 
@@ -304,7 +316,11 @@ def log_unavailable(error: BaseException, path: str) -> LogUnavailable:
     return unavailable
 
 
+_LAST_SEQ = """SELECT max(
+    coalesce((SELECT seq + count - 1 FROM log ORDER BY seq DESC LIMIT 1), 0),
+    coalesce((SELECT value FROM counters WHERE name = 'seq'), 0))"""
 _LAST_ARTIFACT = """SELECT max(
+    coalesce((SELECT value FROM counters WHERE name = 'artifact'), 0),
     (SELECT coalesce(max(id), 0) FROM artifacts),
     (SELECT coalesce((SELECT first_artifact - 1 FROM log ORDER BY seq DESC LIMIT 1), 0)))"""
 _LOG = """INSERT INTO log(seq, run, count, first_artifact, body)

@@ -82,14 +82,14 @@ def _find(value: object, walk: Walk) -> Packer:
     codec = registry.find(value)
     if codec is not None:
         return partial(foreign.pack_with, codec)
+    if classes.is_code(value):
+        return classes.pack_code
     kind = type(value)
     packer = _lazy(kind) or arrays.packer_for(kind) or classes.packer_for(kind)
     if packer is not None:
         if not registry.is_used():  # a registered codec may accept one value of a type and not the next
             walk.plans[kind] = packer
         return packer
-    if classes.is_code(value):
-        return classes.pack_code
     raise NotFit(f"{kind.__module__}.{kind.__qualname__} has no envelope")
 
 

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from treadle.errors import DecodeError
+from treadle.storage.codecs.walk import NotFit, Source
 
 _MISSING = object()
 
@@ -51,6 +52,37 @@ def resolve(name: str, *, trusted: bool) -> Any:
             name=name,
         )
     return found
+
+
+def kind_of(value: object) -> Any:
+    """The type of a value; not typed further, since what is asked of it is not either."""
+    return type(value)
+
+
+def name_for(thing: Any) -> str:
+    """The name of a thing that must have one; raises ``NotFit``."""
+    name = name_of(thing)
+    if name is None:
+        label = getattr(thing, "__qualname__", type(thing).__name__)
+        raise NotFit(f"{label} cannot be found again by the name of its module and its own")
+    return name
+
+
+def class_named(name: str, source: Source, meta: type) -> Any:
+    """The class that a stored name stands for, an instance of ``meta``; raises ``DecodeError``."""
+    found = resolve(name, trusted=source.trusted)
+    if not isinstance(found, meta):
+        raise changed(name)
+    return found
+
+
+def changed(name: str) -> DecodeError:
+    """What to raise for a stored instance that its class does not fit any more."""
+    return DecodeError(
+        f"stored value is a {name}, whose fields or kind have changed since",
+        fix="run the step again, or give the new class another name",
+        name=name,
+    )
 
 
 def _import(module: str, name: str) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, Final, Protocol, cast, runtime_checkable
+from typing import Any, Final, cast
 
+from treadle.contracts import Codec
 from treadle.errors import DecodeError, EncodeError, OptionError
 from treadle.storage.codecs import frames
 from treadle.storage.codecs.walk import NotFit, Refused
@@ -12,39 +13,6 @@ from treadle.storage.codecs.walk import NotFit, Refused
 BUILTIN_NAMES: Final = frozenset({"msgpack", "bytes", "str", "numpy", "pickle"})
 _adding = threading.Lock()
 _registered: tuple[Codec, ...] = ()
-
-
-@runtime_checkable
-class Codec(Protocol):
-    """How values of some type become bytes and back.
-
-    Obligations: ``decode(encode(v))`` equals ``v`` with the same types at every depth; ``encode`` and ``decode`` may be
-    called from several threads at once; ``name`` is stored beside the bytes and stays the same for ever.
-
-    Three more attributes are looked up and may be left out:
-
-    * ``digest(value) -> bytes``: a digest of the content. Without it the encoded bytes are hashed, so ``encode`` must
-      then give equal bytes for equal values, in every process.
-    * ``safe = True``: ``decode`` runs no code that the bytes choose; only then it is given untrusted bytes.
-    * ``mutable = False``: its values cannot be changed in place.
-    """
-
-    @property
-    def name(self) -> str:
-        """The codec's name in the log, for example ``"onnx"``."""
-        ...
-
-    def accepts(self, value: object) -> bool:
-        """Whether this codec is the one for the value; cheap, and it imports nothing."""
-        ...
-
-    def encode(self, value: Any) -> bytes:
-        """The value as bytes."""
-        ...
-
-    def decode(self, data: bytes) -> object:
-        """The value of bytes that ``encode`` has given."""
-        ...
 
 
 def register_codec(codec: Codec) -> None:

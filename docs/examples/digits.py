@@ -1,0 +1,175 @@
+"""Three models learn to read handwritten digits: run it twice, and the second time everything is there already.
+
+    python docs/examples/digits.py           trains, then asks again
+    python docs/examples/digits.py --kill    trains, is killed in the middle, and goes on where it was
+
+The data are the 1,797 images that come with scikit-learn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.datasets import load_digits
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from sklearn.svm import SVC
+
+from treadle import Engine, RunResult, pipeline, step, unmapped
+
+Images = dict[str, NDArray[Any]]
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "logistic regression": lambda: LogisticRegression(max_iter=3000, C=0.1),
+    "random forest": lambda: RandomForestClassifier(n_estimators=400, random_state=0),
+    "support vectors": lambda: SVC(C=10, gamma=0.001),
+}
+
+
+# -- the pipeline -------------------------------------------------------------------------
+
+
+@step
+def load() -> Images:
+    pixels, labels = load_digits(return_X_y=True)
+    return {"pixels": pixels, "labels": labels}
+
+
+@step(outputs=("training", "testing"))
+def split(digits: Images) -> tuple[Images, Images]:
+    parts = train_test_split(digits["pixels"], digits["labels"], test_size=0.25, random_state=0)
+    return {"pixels": parts[0], "labels": parts[2]}, {"pixels": parts[1], "labels": parts[3]}
+
+
+@step
+def train(kind: str, digits: Images) -> Any:
+    return MODELS[kind]().fit(digits["pixels"], digits["labels"])
+
+
+@step
+def evaluate(model: Any, digits: Images) -> float:
+    return float(np.mean(model.predict(digits["pixels"]) == digits["labels"]))
+
+
+@step(outputs=("best_model",))
+def choose(models: list[Any], accuracies: list[float]) -> Any:
+    return models[int(np.argmax(accuracies))]
+
+
+@pipeline
+async def digits(kinds: list[str]) -> dict[str, float]:
+    parts = split.submit(load.submit())
+    models = train.map(kinds, unmapped(parts.output("training")))  # three threads, at once
+    accuracies = evaluate.map(models, unmapped(parts.output("testing")))  # each as soon as its model is there
+    await choose.submit(models, accuracies)
+    return dict(zip(kinds, await accuracies, strict=True))
+
+
+# -- twice --------------------------------------------------------------------------------
+
+
+async def twice(home: Path) -> None:
+    """Run the pipeline two times and compare."""
+    async with Engine(home) as engine:
+        print("The first time, everything is computed:\n")
+        first = await engine.run(digits, list(MODELS))
+        print(first, "\n")
+        print("The second time, nothing is:\n")
+        second = await engine.run(digits, list(MODELS))
+        print(second, "\n")
+        print("What came from what (+ computed, = from the cache):\n")
+        print(second.to_text(), "\n")
+        print(f"Time saved by the cache: {second.time_saved_seconds:.2f} s\n")
+        await show_best(engine, first, second)
+
+
+async def show_best(engine: Engine, first: RunResult[dict[str, float]], second: RunResult[dict[str, float]]) -> None:
+    """The accuracies, and whether the model from the cache is the model that was trained."""
+    best = max(second.value, key=lambda kind: second.value[kind])
+    for kind, accuracy in second.value.items():
+        print(f"  {kind:20} {accuracy:7.2%}  {'#' * round((accuracy - 0.9) * 400)}{'   <- best' if kind == best else ''}")
+    artifact = await engine.artifact("best_model")
+    pixels = load.fn()["pixels"]  # outside a run a step is its plain function
+    was, now = first.outputs["choose"].predict(pixels), (await artifact.load()).predict(pixels)
+    verdict = "the same" if np.array_equal(was, now) else "NOT THE SAME"
+    print(f"\nThe best model is kept as {artifact.name}, version {artifact.version}, {artifact.size / 1e3:.0f} kB.")
+    print(f"What was trained and what came from the cache read all {len(pixels):,} images {verdict}.")
+
+
+# -- killed and resumed -------------------------------------------------------------------
+
+
+async def train_until_killed(home: Path) -> None:
+    """What the child does: it says how far it is, and then somebody kills it."""
+    async with Engine(home) as engine:
+        handle = await engine.start(digits, list(MODELS))
+        async for event in handle.events():
+            if type(event).__name__ == "CallCompleted":
+                print(event.call, flush=True)
+        await handle
+
+
+def kill_in_the_middle(home: Path) -> None:
+    """Start this program once more, and kill it when its second model is trained: no warning, no clean-up."""
+    command = [sys.executable, __file__, "--child", "--home", str(home)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        models = 0
+        for line in child.stdout or ():
+            print(f"  child {child.pid}: {line.strip()} is trained" if "train[" in line else f"  child {child.pid}: {line.strip()}")
+            models += "train[" in line
+            if models == 2:
+                child.send_signal(signal.SIGKILL)
+                break
+    print(f"  child {child.pid}: killed, exit code {child.returncode}\n")
+
+
+async def resume(home: Path) -> None:
+    """Open the home that the dead process left, and bring its run to the end."""
+    async with Engine(home) as engine:
+        (interrupted,) = await engine.runs(status="interrupted")
+        print(f"Its run {interrupted.run_id} is {interrupted.status}. Taking it up:\n")
+        (result,) = await engine.recover()
+        print(result, "\n")
+        print(f"{result.reused} outcomes were in its log and are reused, {result.performed} calls were performed.")
+        await show_best(engine, result, result)
+
+
+def killed(home: Path) -> None:
+    """Kill, then resume."""
+    print("The same in another process, which does not live long:\n")
+    kill_in_the_middle(home)
+    asyncio.run(resume(home))
+
+
+def main() -> None:
+    """Parse the command line; the home is emptied first, so that the demo begins at the beginning."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--home", type=Path, default=Path(__file__).parents[2] / ".treadle" / "demo")
+    parser.add_argument("--kill", action="store_true", help="kill it in the middle and resume it")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.child:
+        asyncio.run(train_until_killed(asked.home))
+        return
+    shutil.rmtree(asked.home, ignore_errors=True)
+    if asked.kill:
+        killed(asked.home)
+    else:
+        asyncio.run(twice(asked.home))
+
+
+if __name__ == "__main__":
+    main()

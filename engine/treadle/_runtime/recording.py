@@ -1,0 +1,142 @@
+"""The facts of a call's end, as events: success, hit, reuse, failure, skip, cancellation; each waits for its commit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from treadle import events as ev
+from treadle._core.replay import CallRecord
+from treadle._runtime.call import Call
+from treadle._runtime.failures import failure_of, skipped_because
+from treadle.storage.rows import ArtifactRow, Part
+
+
+def record(call: Call) -> None:
+    """Append the success; its artifacts and its cache entry share the commit."""
+    if call.is_settled:
+        return
+    run = call.run
+    call.settle("succeeded")
+    rows = call.rows or ()
+    part = run.append(
+        ev.CallCompleted(
+            at=run.now(), call=call.name, step=call.plan.name, attempt=call.attempt,
+            artifacts=run.add_artifacts(rows, call.key), outputs=call.plan.outputs,
+            duration_s=run.ticks() - call.started_clock,
+        )
+    )  # fmt: skip
+    _wait_for_commit(call, part)
+
+
+def record_hit(call: Call, rows: Sequence[ArtifactRow]) -> None:
+    """Append that the cache, or an equal call, had the outcome."""
+    run = call.run
+    call.saved_s = rows[0].body.duration_s
+    call.settle("cached")
+    introduce(call)
+    part = run.append(
+        ev.CallCached(
+            at=run.now(), call=call.name, step=call.plan.name, identity=call.identity, code=call.plan.code,
+            artifacts=tuple([row.id for row in rows]), saved_s=call.saved_s, inputs=call.inputs, outputs=call.plan.outputs,
+        )
+    )  # fmt: skip
+    _wait_for_commit(call, part)
+
+
+def record_reuse(call: Call, known: CallRecord) -> None:
+    """Append that a resumed run took over what it had recorded."""
+    run = call.run
+    run.reused += 1
+    call.reused = True
+    call.attempt = known.attempts
+    call.settle(known.status)
+    part = run.append(
+        ev.CallReused(at=run.now(), call=call.name, step=call.plan.name, stale=known.code != call.plan.code)
+    )
+    _wait_for_commit(call, part)
+
+
+def fail(call: Call, error: BaseException) -> None:
+    """Append the failure, or the cancellation or interruption that the error stands for."""
+    run = call.run
+    if call.is_settled:
+        return
+    if isinstance(error, asyncio.CancelledError):
+        _record_end(call, error)
+        return
+    call.error = error
+    error.add_note(f"in call {call.name} of run {run.id}, attempt {call.attempt}")
+    call.settle("failed")
+    run.failed.append(call)
+    if call.is_taking:
+        _leave_as_recorded(call)
+        return
+    introduce(call)
+    duration = run.ticks() - call.started_clock if call.attempt else 0.0
+    event = ev.CallFailed(
+        at=run.now(), call=call.name, step=call.plan.name, attempt=call.attempt, failure=failure_of(error), duration_s=duration
+    )
+    part = run.append(event)
+    _wait_for_commit(call, part)
+
+
+def skip(call: Call, producer: Call) -> None:
+    """Append that an input has failed, so the call is not performed."""
+    run = call.run
+    call.settle("skipped")
+    call.roots = producer.roots or [producer]
+    call.error = skipped_because(call, call.roots[0])
+    run.skipped.append(call)
+    introduce(call)
+    upstream = call.roots[0].name
+    part = run.append(ev.CallSkipped(at=run.now(), call=call.name, step=call.plan.name, reason="upstream", upstream=upstream))
+    _wait_for_commit(call, part)
+
+
+def _record_end(call: Call, error: BaseException) -> None:
+    """The call was told to stop: by a caller, a failure elsewhere, or the end of the engine."""
+    run = call.run
+    call.error = error
+    is_cut_off = run.is_ending_early or call.ending == "interrupt" or _is_loop_ending(call)
+    kind = ev.CallInterrupted if is_cut_off else ev.CallCancelled
+    call.settle("interrupted" if is_cut_off else "cancelled")
+    if call.is_taking:
+        _leave_as_recorded(call)
+        return
+    introduce(call)
+    part = run.append(kind(at=run.now(), call=call.name, step=call.plan.name, attempt=call.attempt))
+    _wait_for_commit(call, part)
+
+
+def _is_loop_ending(call: Call) -> bool:
+    """Its task was cancelled, and by nobody here."""
+    return call.ending is None and call.task is not None and call.task.cancelling() > 0
+
+
+def introduce(call: Call, again: CallRecord | None = None) -> None:
+    """In a resumed run a call comes into the log when it is known which recorded call it is, if any."""
+    run = call.run
+    if run.memory is None or call.is_introduced:
+        return
+    call.is_introduced = True
+    again = again or run.memory.unstarted(call.name, call.plan.name)
+    if again is not None:
+        call.name, call.attempt, call.budget = again.name, again.attempts, again.tries
+    else:
+        run.rename_if_taken(call)
+    run.append(ev.CallScheduled(at=run.now(), call=call.name, step=call.plan.name))
+
+
+def _leave_as_recorded(call: Call) -> None:
+    """The call was stopped while it took over a recorded outcome: that outcome stands, for the next resume."""
+    call.run.loop.call_soon(call.run.publish, call)
+
+
+def _wait_for_commit(call: Call, part: Part) -> None:
+    """Resolve when the log has it; in the weaker durabilities, at once."""
+    part.waiters.append(call)
+    engine = call.run.engine
+    engine.log.kick()
+    if not engine.is_strict and engine.log.unavailable is None:
+        call.run.publish(call)
