@@ -37,6 +37,7 @@ help:
 
 demo: $(VENV)/.examples
 	$(PY) docs/examples/digits.py
+	$(PY) docs/examples/digits.py --kill
 
 test: lint types unit unit-other
 

@@ -1,4 +1,4 @@
-"""``python -m benchmarks [S1 S5 ...]``: measures, prints one table, ends with 1 if a goal is missed and ``--check`` is given."""
+"""``python -m benchmarks [S1 S5 ...]`` measures and prints one table; ``--check`` ends with 1 if a goal is missed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[[], *BENCHES], metavar="NAME", help=f"of {', '.join(BENCHES)}; all")
+    known = ", ".join(BENCHES)
+    parser.add_argument("names", nargs="*", choices=[[], *BENCHES], metavar="NAME", help=f"some of {known} (all)")
     parser.add_argument("--rounds", type=int, default=5, help="samples of each row (5)")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the numbers of steps (1)")
     parser.add_argument("--long", action="store_true", help="a soak of a million steps")

@@ -35,7 +35,7 @@ asyncio.run(main())
 
 
 def start(settings: Settings) -> Sequence[Row]:
-    """Fresh processes in turn: a bare interpreter, the import, the first durable result with the process's own start."""
+    """Fresh processes in turn: a bare interpreter, the import, the first durable result counted from exec."""
     found: list[tuple[float, float, float]] = []
     with tempfile.TemporaryDirectory(prefix="treadle-bench-") as bytecode:
         # Compiled once, as an installed package is, whatever this shell says about writing bytecode.

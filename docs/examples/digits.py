@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,8 +72,9 @@ async def digits(kinds: list[str]) -> dict[str, float]:
     parts = split.submit(load.submit())
     models = train.map(kinds, unmapped(parts.output("training")))  # three threads, at once
     accuracies = evaluate.map(models, unmapped(parts.output("testing")))  # each as soon as its model is there
+    report = dict(zip(kinds, await accuracies, strict=True))  # waits only here
     await choose.submit(models, accuracies)
-    return dict(zip(kinds, await accuracies, strict=True))
+    return report
 
 
 # -- twice --------------------------------------------------------------------------------
@@ -86,12 +85,12 @@ async def twice(home: Path) -> None:
     async with Engine(home) as engine:
         print("The first time, everything is computed:\n")
         first = await engine.run(digits, list(MODELS))
-        print(first, "\n")
+        print(first, end="\n\n")
         print("The second time, nothing is:\n")
         second = await engine.run(digits, list(MODELS))
-        print(second, "\n")
+        print(second, end="\n\n")
         print("What came from what (+ computed, = from the cache):\n")
-        print(second.to_text(), "\n")
+        print(second.to_text(), end="\n\n")
         print(f"Time saved by the cache: {second.time_saved_seconds:.2f} s\n")
         await show_best(engine, first, second)
 
@@ -100,7 +99,8 @@ async def show_best(engine: Engine, first: RunResult[dict[str, float]], second: 
     """The accuracies, and whether the model from the cache is the model that was trained."""
     best = max(second.value, key=lambda kind: second.value[kind])
     for kind, accuracy in second.value.items():
-        print(f"  {kind:20} {accuracy:7.2%}  {'#' * round((accuracy - 0.9) * 400)}{'   <- best' if kind == best else ''}")
+        bar = "#" * round((accuracy - 0.9) * 400)
+        print(f"  {kind:20} {accuracy:7.2%}  {bar}{'   <- best' if kind == best else ''}")
     artifact = await engine.artifact("best_model")
     pixels = load.fn()["pixels"]  # outside a run a step is its plain function
     was, now = first.outputs["choose"].predict(pixels), (await artifact.load()).predict(pixels)
@@ -123,33 +123,31 @@ async def train_until_killed(home: Path) -> None:
 
 
 def kill_in_the_middle(home: Path) -> None:
-    """Start this program once more, and kill it when its second model is trained: no warning, no clean-up."""
+    """Start this program once more, and kill it when its first model is trained: no warning, no clean-up."""
     command = [sys.executable, __file__, "--child", "--home", str(home)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-        models = 0
         for line in child.stdout or ():
-            print(f"  child {child.pid}: {line.strip()} is trained" if "train[" in line else f"  child {child.pid}: {line.strip()}")
-            models += "train[" in line
-            if models == 2:
+            print(f"  process {child.pid}: {line.strip()} is done")
+            if line.startswith("train"):
                 child.send_signal(signal.SIGKILL)
                 break
-    print(f"  child {child.pid}: killed, exit code {child.returncode}\n")
+    print(f"  process {child.pid}: killed, exit code {child.returncode}\n")
 
 
 async def resume(home: Path) -> None:
     """Open the home that the dead process left, and bring its run to the end."""
     async with Engine(home) as engine:
-        (interrupted,) = await engine.runs(status="interrupted")
-        print(f"Its run {interrupted.run_id} is {interrupted.status}. Taking it up:\n")
-        (result,) = await engine.recover()
-        print(result, "\n")
-        print(f"{result.reused} outcomes were in its log and are reused, {result.performed} calls were performed.")
-        await show_best(engine, result, result)
+        for run in await engine.runs(status="interrupted"):
+            print(f"Its run {run.run_id} is {run.status}. Taking it up:\n")
+        for result in await engine.recover():
+            print(result, end="\n\n")
+            print(f"{result.reused} outcomes were in its log and are reused, {result.performed} calls were made.\n")
+            await show_best(engine, result, result)
 
 
 def killed(home: Path) -> None:
     """Kill, then resume."""
-    print("The same in another process, which does not live long:\n")
+    print("The same pipeline in another process, which does not live long:\n")
     kill_in_the_middle(home)
     asyncio.run(resume(home))
 

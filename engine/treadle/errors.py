@@ -34,9 +34,10 @@ class TreadleError(Exception):
 
     def __init__(self, what: str = "", *, where: str = "", why: str = "", fix: str = "", **details: Any) -> None:
         self.what, self.where, self.why, self.fix = what, where, why, fix
+        super().__init__(_sentence(what, where, why, fix))
+        # Afterwards, because OSError's own __init__ clears errno, filename and the like.
         for name, value in details.items():
             setattr(self, name, value)
-        super().__init__(_sentence(what, where, why, fix))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, self.__dict__)

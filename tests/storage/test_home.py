@@ -140,6 +140,7 @@ def test_every_file_of_an_open_home_is_private(tmp_path: Path) -> None:
     os.umask(0)
     home = prepare_home(tmp_path / "home")
     database = schema.connect(str(home / schema.DATABASE))
+    database.execute("SELECT count(*) FROM log")
     commit, owner = CommitLock(home), OwnerLock.acquire(home, "mine")
     files = [path for path in home.rglob("*") if path.is_file()]
     assert len(files) == 6

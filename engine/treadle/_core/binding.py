@@ -21,7 +21,7 @@ class Binder:
     TypeError: f() missing a required argument: 'a'
     """
 
-    __slots__ = ("_name", "_plain", "_signature", "defaults", "names", "positional")
+    __slots__ = ("_name", "_plain", "_signature", "defaults", "named", "names", "positional")
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         self._name = getattr(fn, "__name__", "step")
@@ -29,6 +29,8 @@ class Binder:
         parameters = self._signature.parameters
         kinds = {parameter.kind for parameter in parameters.values()}
         self.names = tuple(parameters)
+        collecting = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        self.named = tuple(name for name, parameter in parameters.items() if parameter.kind not in collecting)
         by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         self.positional = tuple(name for name, parameter in parameters.items() if parameter.kind in by_position)
         self.defaults = {

@@ -27,6 +27,7 @@ class Archive:
 
     def __init__(self, path: str, vault: Vault, *, in_memory: bool = False) -> None:
         self._path, self.vault = path, vault
+        self.path = path
         self._lock = threading.Lock()
         self._kept = open_reader(path) if in_memory else None
 
@@ -39,9 +40,11 @@ class Archive:
                 if connection is not self._kept:
                     connection.close()
 
-    def events(self, run_id: str, after: int = 0) -> Iterator[ev.Event]:
-        """The events of a run, in order."""
-        rows = self._query("SELECT seq, run, first_artifact, body FROM log WHERE run=? ORDER BY seq", (run_id,))
+    def events(self, run_id: str | None, after: int = 0) -> Iterator[ev.Event]:
+        """The events of a run, or of all, in order."""
+        where = "run=?1 AND" if run_id is not None else ""
+        sql = f"SELECT seq, run, first_artifact, body FROM log WHERE {where} seq + count > ?2 ORDER BY seq"
+        rows = self._query(sql, (run_id, after))
         for row in rows:
             yield from (event for event in unpack_segment(*row) if event.seq > after)
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 import msgspec
 
+from treadle._core.binding import find
 from treadle._core.machine import SETTLED, CallState, CallStatus, Trigger, after
 from treadle._runtime.context import active_call
 from treadle.errors import AwaitCycle, ResultNotReady
@@ -110,6 +111,12 @@ class StepFuture(asyncio.Future[T], Generic[T]):
         if self.done():
             return False
         return self._call.cancel_from_anywhere(self)
+
+    def __await__(self) -> Generator[Any, None, T]:
+        waiting = active_call.get()
+        if waiting is not None and not self.done():
+            self._call.check_cycle(waiting)  # here and not below: what a callback raises does not reach who awaits
+        return super().__await__()
 
     def add_done_callback(self, fn: Callable[[Any], object], /, *, context: contextvars.Context | None = None) -> None:
         """See ``asyncio.Future.add_done_callback``; it also notices steps that await each other in a circle."""
@@ -228,6 +235,8 @@ class Call(msgspec.Struct, gc=False, eq=False):
     @property
     def is_handled(self) -> bool:
         """Whether somebody has retrieved its error; awaiting a future that is done leaves its trace only in asyncio."""
+        if self.state is not CallState.ENDED:
+            return self.was_observed
         return self.was_observed or not all(future._log_traceback for future in self.futures())
 
     def observed(self) -> None:
@@ -308,7 +317,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
 
 
 def _path(start: Call, goal: Call) -> list[Call] | None:
-    """The chain of awaits from one call to another, if there is one."""
+    """The chain from one call to another that it waits for, if there is one."""
     todo: list[list[Call]] = [[start]]
     seen: set[int] = set()
     while todo:
@@ -317,5 +326,13 @@ def _path(start: Call, goal: Call) -> list[Call] | None:
             return path
         if id(path[-1]) not in seen:
             seen.add(id(path[-1]))
-            todo.extend([*path, call] for call in path[-1].awaited or ())
+            todo.extend([*path, call] for call in _waits_for(path[-1]))
     return None
+
+
+def _waits_for(call: Call) -> list[Call]:
+    """Those whose end a call needs: what its body awaits, and the inputs that are not there yet."""
+    awaited = list(call.awaited or ())
+    if call.state is CallState.WAITING:
+        awaited += [future._call for future in find((call.args, call.kwargs or {}), (StepFuture,))]
+    return [other for other in awaited if not other.is_settled]

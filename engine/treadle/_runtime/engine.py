@@ -9,19 +9,19 @@ import secrets
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextvars import Token
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 from treadle._core.admission import Limit
-from treadle._runtime import defaults, launch, lifecycle, queries, upkeep
-from treadle._runtime.archive import Archive
-from treadle._runtime.artifact import Artifact, Vault
+from treadle._runtime import defaults, launch, lifecycle, pruning, queries, upkeep
+from treadle._runtime.artifact import Artifact
 from treadle._runtime.call import Call
 from treadle._runtime.capture import Capture
 from treadle._runtime.clock import SystemClock
 from treadle._runtime.context import active_engine
 from treadle._runtime.handle import RunHandle
+from treadle._runtime.holdings import Holdings
 from treadle._runtime.identity import Identities
 from treadle._runtime.results import RunResult, StepResult
 from treadle._runtime.scheduler import Scheduler
@@ -29,10 +29,8 @@ from treadle._runtime.threads import ThreadPool
 from treadle.errors import EngineClosed, EngineForked, OptionError, TreadleError
 from treadle.options import DURABILITIES, UNSET, CachePolicy, Duration, Durability, Keep, PipelineOptions, Retry, StepOptions
 from treadle.options import check_known, seconds
-from treadle.storage import blobs, failpoints, home, owners
-from treadle.storage.log import Log
-from treadle.storage.reader import Lookup, Reader
-from treadle.storage.schema import DATABASE
+from treadle.storage import failpoints, home, owners
+from treadle.storage.log import again
 
 if TYPE_CHECKING:
     from treadle._runtime.pipeline import PipelineFn
@@ -91,7 +89,7 @@ class Engine:
                 raise OptionError(f"{name}={number!r} is not allowed", fix="give a whole number from 1", option=name)
         self.id = secrets.token_hex(8)
         self._home_option, self._artifacts = home, artifacts
-        self.durability: Durability = "memory" if home == "memory://" else durability
+        self.durability: Durability = durability
         self.is_strict = self.durability == "strict"
         self.step_defaults = StepOptions(
             cache=UNSET if cache is None else CachePolicy.of(cache), retry=UNSET if retry is None else Retry.of(retry)
@@ -104,7 +102,7 @@ class Engine:
         self.runs_here: dict[str, Run] = {}
         self.flights: dict[bytes, Call] = {}
         self.followers: dict[bytes, list[asyncio.Future[None]]] = {}
-        self._step_limits: dict[Step[..., Any], Limit] = {}
+        self._step_limits: WeakKeyDictionary[Step[..., Any], dict[int, Limit]] = WeakKeyDictionary()
         self._allow_pickle, self.keep = allow_pickle, keep
         self._capture = Capture(self, prints=capture_print)
         self._close_timeout_s = seconds(close_timeout, "close_timeout")
@@ -148,47 +146,44 @@ class Engine:
         self.pool = ThreadPool(self._threads, self.loop, "treadle-step")
         self.io = ThreadPool(2, self.loop, "treadle-io")
         self._state = "opening"
+        in_memory = self.durability == "memory" or home.is_in_memory(self._home_option)
+        if in_memory:
+            self.durability, self.is_strict = "memory", False
+        self._holdings = Holdings(
+            self.id, self._home_option, self._artifacts,
+            in_memory=in_memory, strict=self.is_strict, allow_pickle=self._allow_pickle,
+        )  # fmt: skip
         try:
-            await self.io.run(self._open_storage)
+            await self._open(await self.io.run(self._holdings.open, self.loop))
         except BaseException:
             self._state = "closed"
+            self._holdings.give_back()
             self.io.close()
             raise
-        self.scheduler = Scheduler(self.loop, lifecycle.start)
         self._state = "open"
         defaults.entered(self)
         self._capture.install()
-        await self.sweep()
         self._upkeep = self.loop.create_task(upkeep.watch(self))
+
+    async def _open(self, held: Holdings) -> None:
+        self.home, self._lock, self.vault = held.home, held.lock, held.vault
+        self.log, self.lookup, self.reader, self.archive = held.log, held.lookup, held.reader, held.archive
+        self.log.on_lost = self._log_lost
+        self.scheduler = Scheduler(self.loop, lifecycle.start)
+        try:
+            await self.sweep()
+        except BaseException:
+            await self.reader.close()
+            raise
+
+    def _log_lost(self, run_id: str, error: BaseException) -> None:
+        run = self.runs_here.get(run_id)
+        if run is not None:
+            run.cut_off(error)
 
     def use_clock(self, clock: Clock | None) -> None:
         """Take time and chance from somewhere else; before opening, for tests."""
         self._clock = clock
-
-    def _open_storage(self) -> None:
-        in_memory = self._home_option == "memory://"
-        if in_memory:
-            self.home = Path("memory:")
-            self._mutex: Any = _NoMutex()
-            self._lock: owners.OwnerLock | None = None
-            database = f"file:treadle-{self.id}?mode=memory&cache=shared"
-            store: blobs.BlobStore = blobs.open_blobs(self._artifacts or f"memory://treadle-{self.id}", self.home)
-        else:
-            self.home = home.prepare_home(home.locate_home(self._home_option))
-            self._mutex = owners.CommitLock(self.home)
-            self._lock = owners.OwnerLock.acquire(self.home, self.id)
-            database = str(self.home / DATABASE)
-            store = blobs.open_blobs(self._artifacts, self.home)
-        self.vault = Vault(str(self.home), store, allow_pickle=self._allow_pickle)
-        try:
-            durable = not in_memory
-            self.log = Log(database, self.id, self._mutex, self.loop, durable=durable, strict=self.is_strict)
-            self.lookup, self.reader = Lookup(database), Reader(database)
-            self.archive = Archive(database, self.vault, in_memory=in_memory)
-        except BaseException:
-            if self._lock is not None:
-                self._lock.release()
-            raise
 
     async def close(self, *, interrupt: bool = False) -> None:
         """Wait for runs up to ``close_timeout``, interrupt the rest, and give everything back.
@@ -196,31 +191,41 @@ class Engine:
         Args:
             interrupt: do not wait for runs.
         """
+        if self._state == "closing":
+            self._ended.append(self.loop.create_future())
+            await self._ended[-1]
         if self._state != "open":
             return
         self._state = "closing"
         if self._upkeep is not None:
             self._upkeep.cancel()
-        if not interrupt:
-            await self._drain(self._close_timeout_s)
-        for run in list(self.runs_here.values()):
-            run.stop("interrupt")
-        await self._drain(10.0)
-        failpoints.hit("closing")
-        defaults.left(self)
-        self._capture.remove()
-        self.pool.close()
-        await self.reader.close()
-        await self.log.close()
-        self.lookup.close()
-        self.io.close()
-        self._state = "closed"
-        if self._lock is not None:
-            self._lock.release()
-        self._mutex.close()
-        for wake in self._ended:
-            if not wake.done():
-                wake.set_result(None)
+        try:
+            if not interrupt:
+                await self._drain(self._close_timeout_s)
+        finally:
+            await self._interrupt_and_close()
+
+    async def _interrupt_and_close(self) -> None:
+        try:
+            for run in list(self.runs_here.values()):
+                run.stop("interrupt")
+            await self._drain(10.0)
+            failpoints.hit("closing")
+        finally:
+            defaults.left(self)
+            self._capture.remove()
+            self.pool.close()
+            try:
+                await self.reader.close()
+                await self.log.close()
+            finally:
+                # Also when the closing is cancelled: nothing may stay open.
+                self._state = "closed"
+                self._holdings.give_back()
+                self.io.close()
+                for wake in self._ended:
+                    if not wake.done():
+                        wake.set_result(None)
 
     async def _drain(self, timeout_s: float) -> None:
         runs = [run.done for run in self.runs_here.values()]
@@ -232,11 +237,28 @@ class Engine:
         """Whether runs can be started on it."""
         return self._state == "open" and self._pid == os.getpid()
 
-    def check_usable(self) -> None:
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was open and is so no more; while it is closing, runs still end on it."""
+        return self._state == "closed"
+
+    def check_usable(self, *, for_a_new_run: bool = False) -> None:
         """Refuse work on an engine that is closed, forked, or cannot write its log.
 
         Raises:
             EngineClosed, EngineForked, LogUnavailable: as their names say.
+        """
+        self.check_readable()
+        if for_a_new_run and self._state == "closing":
+            raise EngineClosed("the engine is closing and begins no new run", fix="start runs before `async with` is left")
+        if self.log.unavailable is not None:
+            raise again(self.log.unavailable)
+
+    def check_readable(self) -> None:
+        """Refuse questions to an engine that is closed or forked.
+
+        Raises:
+            EngineClosed, EngineForked: as their names say.
         """
         if self._pid != os.getpid():
             raise EngineForked(
@@ -244,9 +266,8 @@ class Engine:
                 fix="open an engine in each process, after the fork",
             )
         if self._state not in ("open", "closing"):
-            raise EngineClosed(f"the engine is {self._state}", fix="use it inside `async with Engine(...) as engine:`")
-        if self.log.unavailable is not None:
-            raise self.log.unavailable
+            state = "not open yet" if self._state == "new" else self._state
+            raise EngineClosed(f"the engine is {state}", fix="use it inside `async with Engine(...) as engine:`")
 
     # -- threads and the loop -------------------------------------------------------------
 
@@ -423,7 +444,7 @@ class Engine:
             Numbers of ``runs``, ``artifacts`` and ``bytes``.
         """
         self.check_usable()
-        return await upkeep.prune(self, older_than, keep_last, dry_run)
+        return await pruning.prune(self, older_than, keep_last, dry_run)
 
     def metrics(self) -> dict[str, float]:
         """Counters and gauges: ``log_flushes``, ``log_events``, ``calls_running`` and others."""
@@ -448,14 +469,10 @@ class Engine:
 
     def step_limit(self, step: Step[..., Any]) -> Limit:
         """The limit of calls of one step in this engine."""
-        base, capacity = step.base, step.options.max_in_flight
+        capacity = step.options.max_in_flight
         assert isinstance(capacity, int)
-        if step.map_limit is not None:
-            base = step
-        limit = self._step_limits.get(base)
-        if limit is None:
-            limit = self._step_limits[base] = Limit(capacity)
-        return limit
+        limits = self._step_limits.setdefault(step.base, {})
+        return limits.setdefault(capacity, Limit(capacity))
 
     def artifact_of(self, call: Call, output: str | None) -> Artifact[Any]:
         """One stored output of an ended call."""
@@ -507,20 +524,6 @@ class Engine:
 def _cancel_again(task: asyncio.Task[Any]) -> None:
     if not task.done():
         task.cancel()
-
-
-class _NoMutex:
-    """In memory there is nobody to exclude."""
-
-    def acquire(self, timeout_s: float) -> bool:
-        del timeout_s
-        return True
-
-    def release(self) -> None:
-        return None
-
-    def close(self) -> None:
-        return None
 
 
 defaults.factory = Engine

@@ -42,6 +42,8 @@ class RunHandle(Generic[R_co]):
         self._is_detached = False
         self._target, self._parent = target, parent
         engine = parent.engine if parent is not None else engine_here(target)
+        if engine is not None:
+            engine.check_usable(for_a_new_run=parent is None)
         ready = None if engine is None or launch.is_deferred(target, parent, args, kwargs) else launch.begin(
             engine, target, args, kwargs, parent, self.id
         )  # fmt: skip

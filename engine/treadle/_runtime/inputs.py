@@ -54,8 +54,8 @@ class _Taken:
 
 def plain(call: Call) -> Values | None:
     """The inputs, if they can be had at once; ``None`` if something has to be loaded or is large."""
-    names = call.plan.binder.positional
-    if len(call.args) == 1 and not call.kwargs and len(names) == 1 and type(call.args[0]) in PLAIN:
+    names = call.plan.binder.names
+    if len(call.args) == 1 and not call.kwargs and len(names) == 1 and call.plan.binder.positional and type(call.args[0]) in PLAIN:
         return _single(call, names[0], call.args[0])
     taken: dict[str, _Taken] = {}
     for label, value in _labelled(call):
@@ -91,7 +91,8 @@ def _labelled(call: Call) -> list[tuple[str, Any]]:
     known = len(names)
     labelled = [(names[i] if i < known else f"*{i}", value) for i, value in enumerate(call.args)]
     if call.kwargs:
-        labelled += call.kwargs.items()
+        given = names[: len(call.args)]  # positional-only, if a keyword has such a name too
+        labelled += [(f"**{name}" if name in given or name[:1] == "*" else name, value) for name, value in call.kwargs.items()]
     return labelled
 
 
@@ -99,7 +100,7 @@ def _is_quick_argument(call: Call, value: Any) -> bool:
     if isinstance(value, StepFuture):
         return True
     if isinstance(value, Unmapped):
-        return value.taken is not None or is_quick(value.value)
+        return value.taken is not None or _is_quick_argument(call, value.value)
     if isinstance(value, (MapFuture, Artifact)):
         return isinstance(value, MapFuture) and len(value) < HEAVY_ITEMS
     return is_quick(value) and not next(find((value,), (Artifact,)), None)
@@ -112,10 +113,7 @@ def _take(call: Call, label: str, value: Any, loaded: dict[int, Any] | None = No
     if kind is StepFuture:
         return _take_future(call, label, value)
     if isinstance(value, Unmapped):
-        if value.taken is None:
-            value.taken = _take(call, label, value.value, loaded)
-            return value.taken
-        return _copied(value.taken, value.value)
+        return _shared(call, label, value, loaded)
     if isinstance(value, Artifact):
         content = loaded[id(value)] if loaded else value.read()
         return _Taken(content, value._row.body.digest, artifact=value.id)
@@ -159,7 +157,9 @@ def _digested(call: Call, label: str, value: Any, producer: str = "") -> _Taken:
         encoded = encode(call.run.engine, value)
     except EncodeError as error:
         return _Taken(value, _digest_alone(call, label, value, error), producer)
-    if encoded.mutable and len(encoded.data) <= COPIED_BYTES:
+    if len(encoded.data) > COPIED_BYTES:
+        value = _read_only(value)
+    elif encoded.mutable:
         value = codecs.decode(encoded.codec, encoded.data, trusted=True)
     return _Taken(value, encoded.digest, producer)
 
@@ -177,14 +177,24 @@ def _digest_alone(call: Call, label: str, value: Any, error: EncodeError) -> byt
         return b""
 
 
-def _copied(taken: _Taken, original: Any) -> _Taken:
+def _shared(call: Call, label: str, whole: Unmapped[Any], loaded: dict[int, Any] | None) -> _Taken:
     """An argument that all calls of a map share: digested once, copied for each if it is small and mutable."""
-    if type(original) in PLAIN or not taken.digest:
+    if whole.taken is None:
+        first = _take(call, label, whole.value, loaded)
+        whole.taken = (first, _template(call, first))
+    taken, template = whole.taken
+    if template is None:
         return taken
-    encoded = codecs.encode(original)
-    if encoded.mutable and len(encoded.data) <= COPIED_BYTES:
-        return _Taken(codecs.decode(encoded.codec, encoded.data, trusted=True), taken.digest, taken.producer, taken.artifact)
-    return taken
+    copy = codecs.decode(template.codec, template.data, trusted=True)
+    return _Taken(copy, taken.digest, taken.producer, taken.artifact)
+
+
+def _template(call: Call, taken: _Taken) -> codecs.Encoded | None:
+    """What copies are made from; ``None`` if the value itself can be shared."""
+    if type(taken.value) in PLAIN or not taken.digest:
+        return None
+    encoded = encode(call.run.engine, taken.value)
+    return encoded if encoded.mutable and len(encoded.data) <= COPIED_BYTES else None
 
 
 def _collect(call: Call, taken: dict[str, _Taken]) -> Values:
@@ -193,12 +203,12 @@ def _collect(call: Call, taken: dict[str, _Taken]) -> Values:
     count = len(call.args)
     items = [(label, item) for label, item in taken.items()]
     values.args = tuple([item.value for _, item in items[:count]])
-    values.kwargs = {label: item.value for label, item in items[count:]}
+    values.kwargs = {name: item.value for name, (_, item) in zip(call.kwargs or (), items[count:], strict=True)}
     values.bound = {label: item.value for label, item in items}
     values.unhashable = tuple([label for label, item in items if not item.digest])
     values.inputs = tuple(Input(label, item.digest, item.producer, item.artifact) for label, item in items)
     digests: dict[str, bytes] = {}
-    for name in plan.binder.names:
+    for name in plan.binder.named:
         item = taken.get(name)
         if item is not None:
             digests[name] = item.digest or LEFT_OUT
@@ -234,6 +244,15 @@ def encode(engine: Engine, value: Any) -> codecs.Encoded:
 def encode_quickly(engine: Engine, value: Any) -> codecs.Encoded | None:
     """Encode at once what is small; ``None`` for what belongs on a thread."""
     return encode(engine, value) if is_quick(value) else None
+
+
+def _read_only(value: Any) -> Any:
+    """A large array as a body gets it that is not a step's output: the caller may still write to its own."""
+    if type(value).__module__ != "numpy" or not hasattr(value, "setflags"):
+        return value
+    view = value.view()
+    view.setflags(write=False)
+    return view
 
 
 def freeze(value: Any) -> None:

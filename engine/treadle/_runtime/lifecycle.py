@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+import inspect
+from collections.abc import Sequence
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, cast
 
 from blake3 import blake3
 
@@ -26,11 +28,13 @@ from treadle._runtime import inline, inputs, recall
 from treadle._runtime.call import Call, Ending, StepFuture
 from treadle._runtime.context import active_call
 from treadle._runtime.failures import failure_of
-from treadle._runtime.mapping import MapFuture
+from treadle._runtime.mapping import MapFuture, Unmapped
 from treadle._runtime.plan import Plan
-from treadle._runtime.recording import fail, record, skip
+from treadle._runtime.recording import add_root, fail, record, skip, skip_without
 from treadle.errors import ForeignFuture, LogUnavailable, RunInterrupted
+from treadle.options import UNSET
 from treadle.storage import failpoints
+from treadle.storage.log import again
 from treadle.storage.rows import ArtifactRow, Body
 
 if TYPE_CHECKING:
@@ -41,6 +45,10 @@ EDGES_S = (1.0, 5.0)
 """A body that swallows its cancellation is cancelled again after these, and then left behind."""
 
 References = (StepFuture, MapFuture)
+Reference = StepFuture[Any] | MapFuture[Any]
+
+SUBMITTED = "_submitted"
+"""Name of the coroutine function behind ``await step(...)``."""
 
 
 # -- 1. bind ------------------------------------------------------------------------------
@@ -62,32 +70,51 @@ def bind(
 # -- 2. await inputs ----------------------------------------------------------------------
 
 
-def await_inputs(call: Call, after: Iterable[StepFuture[Any]] = ()) -> None:
-    """Note who has to end before this call can start; start it if that is nobody."""
-    for value in call.args:
+def references(
+    run: Run, plan: Plan, args: tuple[Any, ...], kwargs: dict[str, Any] | None, after: Any
+) -> Sequence[Reference]:
+    """The futures that a call would have to wait for, found before there is a call.
+
+    Raises:
+        ForeignFuture: one belongs to another run.
+        TypeError: an argument is a call that was not submitted.
+    """
+    found: Sequence[Reference] = ()
+    for value in args if not kwargs else (*args, *kwargs.values()):
         if type(value) not in PLAIN:
-            _await_value(call, value)
-    if call.kwargs:
-        for value in call.kwargs.values():
-            if type(value) not in PLAIN:
-                _await_value(call, value)
-    for future in after:
-        _await_value(call, future)
-    if call.state is CallState.WAITING and not call.pending:
-        ready(call)
+            found = [*found, *_references_in(run, plan, value)]
+    return found if after is UNSET else [*found, *_references_in(run, plan, after)]
 
 
-def _await_value(call: Call, value: Any) -> None:
-    for reference in find((value,), References):
-        if reference._run_of() is not call.run if isinstance(reference, MapFuture) else reference._call.run is not call.run:
+def _references_in(run: Run, plan: Plan, value: Any) -> list[Reference]:
+    if isinstance(value, Unmapped):
+        value = value.value
+    elif type(value) is CoroutineType and value.cr_code.co_name == SUBMITTED:
+        raise TypeError(
+            f"an argument of {plan.name} is a call of {value.__name__} that nobody has awaited: await it, or pass"
+            f" {value.__name__}.submit(...), whose value arrives by itself"
+        )
+    found = list(find((value,), References))
+    for reference in found:
+        if (reference.run if isinstance(reference, MapFuture) else reference._call.run) is not run:
             raise ForeignFuture(
-                f"call {call.name} got {reference!r}, which belongs to another run",
+                f"a call of {plan.name} got {reference!r}, which belongs to another run",
                 fix="await it where it belongs and pass its value, or its .artifact",
             )
         if isinstance(reference, MapFuture):
-            reference._feed(call)
+            reference.keep_all()
+    return found
+
+
+def await_inputs(call: Call, awaited: Sequence[Reference] = ()) -> None:
+    """Note who has to end before this call can start; start it if that is nobody."""
+    for reference in awaited:
+        if isinstance(reference, MapFuture):
+            reference.feed(call)
         else:
             _depend(call, reference._call)
+    if call.state is CallState.WAITING and not call.pending:
+        ready(call)
 
 
 def _depend(call: Call, producer: Call) -> None:
@@ -103,14 +130,26 @@ def _depend(call: Call, producer: Call) -> None:
 
 def input_ended(call: Call, producer: Call) -> None:
     """An input has its outcome: the call comes closer to its start, or is skipped."""
-    if call.state is not CallState.WAITING:
-        return
     if producer.outcome in ("succeeded", "cached"):
+        input_came(call)
+    elif call.state is CallState.WAITING:
+        skip(call, producer)
+    elif call.roots is not None:
+        add_root(call, producer)
+
+
+def input_came(call: Call) -> None:
+    """One input less to wait for."""
+    if call.state is CallState.WAITING:
         call.pending -= 1
         if not call.pending:
             ready(call)
-    else:
-        skip(call, producer)
+
+
+def input_missing(call: Call, group: str, error: BaseException) -> None:
+    """A map that the call takes whole has fewer calls than items."""
+    if call.state is CallState.WAITING:
+        skip_without(call, group, error)
 
 
 def ready(call: Call) -> None:
@@ -156,9 +195,8 @@ async def live(call: Call, values: inputs.Values | None) -> None:
             key(call, values)
         if await recall.look_up_patiently(call):
             return
-        value = await perform(call, values)
+        await perform(call, values)
         if task is call.task:
-            await store(call, value)
             record(call)
     except BaseException as error:
         if not call.is_settled and task is call.task:
@@ -166,8 +204,7 @@ async def live(call: Call, values: inputs.Values | None) -> None:
         if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
             raise
     finally:
-        if task is call.task:
-            call.run.engine.scheduler.release(call)
+        call.run.engine.scheduler.release(call)
 
 
 # -- 3. key, 4. look up: see ``recall`` for what can be known ------------------------------
@@ -185,8 +222,8 @@ def key(call: Call, values: inputs.Values) -> None:
 # -- 5. perform ---------------------------------------------------------------------------
 
 
-async def perform(call: Call, values: inputs.Values) -> Any:
-    """Make attempts until one returns or the retry policy has enough."""
+async def perform(call: Call, values: inputs.Values) -> None:
+    """Make attempts until one returns and its outputs are stored, or the retry policy has enough."""
     run, plan = call.run, call.plan
     call.started_clock = run.ticks()
     identity, code, given = call.identity, plan.code, call.inputs
@@ -209,21 +246,25 @@ async def perform(call: Call, values: inputs.Values) -> Any:
             if call.ending is not None:
                 raise asyncio.CancelledError  # the body swallowed it
             failpoints.hit("performed")
-            return value
+            await store(call, value)
+            return
         except Exception as error:
             delay = _delay(call, error)
             if delay is None:
                 raise
             failure = failure_of(error)
-        run.append(
+        part = run.append(
             ev.CallRetrying(
                 at=run.now(), call=call.name, step=plan.name, attempt=call.attempt, failure=failure, delay_s=delay
             )
         )
+        committed = run.committed(part) if run.engine.is_strict else None
         failpoints.hit("retrying")
         call.move(Trigger.RETRY)
         run.engine.scheduler.release(call)
         await run.engine.clock.sleep(delay)
+        if committed is not None:
+            await committed  # so that a crash repeats this attempt at the most, and not those before
         await run.engine.scheduler.admit(call)
         call.move(Trigger.ADMITTED)
 
@@ -305,11 +346,8 @@ def publish(call: Call, error: BaseException | None) -> None:
 
 def _lose(call: Call, error: BaseException) -> None:
     """The outcome could not be committed, so it must not look like one."""
-    if isinstance(error, LogUnavailable):
-        own = error
-        error = LogUnavailable(own.what, why=own.why, fix=own.fix, path=getattr(own, "path", ""))
-        error.__cause__ = call.error or own.__cause__
-    call.error = error
+    own = call.error
+    call.error = again(error, own if isinstance(own, Exception) else None) if isinstance(error, LogUnavailable) else error
     call.rows = None
     if call.outcome != "failed":
         call.outcome = "failed"
@@ -346,14 +384,31 @@ def stop(call: Call, ending: Ending) -> bool:
         return False
     if call.ending is None or ending == "interrupt":
         call.ending = ending
-    if call.task is None:
-        call.run.engine.scheduler.remove(call)
-        fail(call, asyncio.CancelledError())
+    if call.task is None or not _is_walking(call.task):
+        _stop_at_once(call)
         return True
     call.task.cancel()
     if call.state is CallState.PERFORMING and call.plan.is_async:
         call.run.engine.clock.call_later(EDGES_S[0], _press, call, call.task, 1)
     return True
+
+
+def _is_walking(task: asyncio.Task[None]) -> bool:
+    """Whether a task has made its first step; one that is cancelled before never makes it."""
+    return inspect.getcoroutinestate(cast("CoroutineType[Any, Any, None]", task.get_coro())) not in _NOT_WALKING
+
+
+_NOT_WALKING = (inspect.CORO_CREATED, inspect.CORO_CLOSED)
+
+
+def _stop_at_once(call: Call) -> None:
+    task, call.task = call.task, None
+    if task is not None:
+        task.cancel()
+    scheduler = call.run.engine.scheduler
+    scheduler.remove(call)
+    scheduler.release(call)
+    fail(call, asyncio.CancelledError())
 
 
 def _press(call: Call, task: asyncio.Task[None], edge: int) -> None:

@@ -63,8 +63,9 @@ class MapFuture(Mapped, Iterable[StepFuture[T]], Generic[T]):
         self._dependents: list[Call] = []
         self._watchers: list[asyncio.Future[None]] = []
         self._failures: list[Call] = []
+        self._first_failure: StepFuture[T] | None = None
         self._source_error: BaseException | None = None
-        self._feeder = run.loop.create_task(self._feed(), context=self._context.copy())
+        self._feeder = run.loop.create_task(self._make_all(), context=self._context.copy())
         run.feeders[self] = None
 
     # -- what users do --------------------------------------------------------------------
@@ -75,13 +76,18 @@ class MapFuture(Mapped, Iterable[StepFuture[T]], Generic[T]):
     @property
     def length(self) -> int | None:
         """How many calls it has, or ``None`` while that is not known."""
-        return self._next if self._is_complete and not self._has_dropped else self._sources.length
+        if self._sources.length is None and self._is_complete and not self._has_dropped:
+            return self._next
+        return self._sources.length
 
     def __len__(self) -> int:
         length = self.length
         if length is None:
             raise TypeError(f"map {self.name} over an input without a length has none; await it for the list of values")
         return length
+
+    def __bool__(self) -> bool:
+        return self.length != 0
 
     @overload
     def __getitem__(self, index: int) -> StepFuture[T]: ...
@@ -96,10 +102,12 @@ class MapFuture(Mapped, Iterable[StepFuture[T]], Generic[T]):
             raise IndexError(f"map {self.name} has {length} calls, there is none at {index}")
         if at >= self._next:
             self._run.engine.on_loop(self._make_until, min(at | (SLICE - 1), length - 1))
-        try:
-            return self._children[at]
-        except KeyError:
+        known = self._children.get(at)
+        if known is not None:
+            return known
+        if at < self._next:
             self._refuse_what_was_given_away(at)
+        raise ResultNotReady(f"call {child(self.name, at)} was never made", why=str(self.missing), fix="look at .status first")
 
     def __iter__(self) -> Iterator[StepFuture[T]]:
         return (self[index] for index in range(len(self)))
@@ -135,7 +143,7 @@ class MapFuture(Mapped, Iterable[StepFuture[T]], Generic[T]):
         Raises:
             ResultNotReady: results were given away by ``async for`` or to another map.
         """
-        self._keep_all()
+        self.keep_all()
         self._handle()
         await self._all_ended()
         if self._source_error is not None:
@@ -160,7 +168,7 @@ class MapFuture(Mapped, Iterable[StepFuture[T]], Generic[T]):
             raise ResultNotReady(
                 f"map {self.name} has not ended, and .result() never waits on the event loop", fix="`await` the map instead"
             )
-        self._keep_all()
+        self.keep_all()
         return self._outcome()
 
     def __repr__(self) -> str:
@@ -169,12 +177,12 @@ class MapFuture(Mapped, Iterable[StepFuture[T]], Generic[T]):
 
     # -- making calls ---------------------------------------------------------------------
 
-    async def _feed(self) -> None:
+    async def _make_all(self) -> None:
         try:
-            if self._is_lazy:
+            if self._sources.length is None:
                 await self._pull()
             else:
-                await self._make(len(self))
+                await self._make(self._sources.length)
         except asyncio.CancelledError:
             self._was_cancelled = True
         except BaseException as error:
@@ -253,6 +261,7 @@ class MapFuture(Mapped, Iterable[StepFuture[T]], Generic[T]):
         self._open -= 1
         if call.outcome not in ("succeeded", "cached") and call.error is not None:
             self._failures.append(call)
+            self._first_failure = self._first_failure or call.future
             if self._is_handled:
                 call.observed()
             self._notify()
@@ -295,6 +304,16 @@ class MapFuture(Mapped, Iterable[StepFuture[T]], Generic[T]):
         await watcher
 
     @property
+    def has_given_away(self) -> bool:
+        """Whether some of its futures were given away and are kept no more."""
+        return self._has_dropped
+
+    @property
+    def run(self) -> Run:
+        """The run that it belongs to."""
+        return self._run
+
+    @property
     def failures(self) -> list[Call]:
         """Calls that failed, were skipped because of a failure, or were cancelled; in the order in which they ended."""
         return self._failures
@@ -308,8 +327,12 @@ class MapFuture(Mapped, Iterable[StepFuture[T]], Generic[T]):
 
     # -- taking everything ----------------------------------------------------------------
 
-    def _keep_all(self) -> None:
-        """Somebody takes everything: lift the window."""
+    def keep_all(self) -> None:
+        """Somebody takes everything: lift the window.
+
+        Raises:
+            ResultNotReady: something was given away already.
+        """
         if self._has_dropped:
             self._refuse_what_was_given_away(min(set(range(self._next)) - self._children.keys(), default=0))
         self._is_lazy = False
@@ -325,20 +348,21 @@ class MapFuture(Mapped, Iterable[StepFuture[T]], Generic[T]):
         )
 
     async def _gather(self) -> list[T]:
-        self._keep_all()
+        self.keep_all()
         try:
             while not self.done() and not self._failures:
                 await self._news()
         except asyncio.CancelledError:
             self._cancel()
+            await self._all_ended()
             raise
         return self._outcome()
 
     def _outcome(self) -> list[T]:
         """The values, or the error that came first."""
-        if self._failures:
+        if self._first_failure is not None:
             self._handle()
-            return [asyncio.Future.result(self._failures[0].future)]
+            return [asyncio.Future.result(self._first_failure)]
         if self.missing is not None:
             self._handle()
             raise self.missing
@@ -359,16 +383,15 @@ class MapFuture(Mapped, Iterable[StepFuture[T]], Generic[T]):
         while not self.done():
             await self._news()
 
-    def feed(self, call: Call) -> bool:
-        """A call takes the whole list: say whether it has to wait for the map's end."""
-        self._keep_all()
+    def feed(self, call: Call) -> None:
+        """A call takes the whole list: it starts when every call of the map has ended."""
         if self.done() and not self._failures and self.missing is None:
-            return False
+            return
+        call.pending += 1
         if self.done():
-            self._run.loop.call_soon(self._run.map_ended, call, self)
+            self._run.map_ended(call, self)
         else:
             self._dependents.append(call)
-        return True
 
     # -- taking one after another ---------------------------------------------------------
 
@@ -391,11 +414,18 @@ class MapFuture(Mapped, Iterable[StepFuture[T]], Generic[T]):
             self._handle()
             raise self._source_error
 
+    def reader_came(self) -> None:
+        """Another map goes over this one: one such may have the futures for itself, for two of them all are kept.
+
+        Raises:
+            ResultNotReady: something was given away already.
+        """
+        if self._has_dropped or self._is_passed_on:
+            self.keep_all()
+        self._is_passed_on = True
+
     async def in_order(self) -> AsyncGenerator[StepFuture[T], None]:
         """Its futures in the order of its inputs, as they are made; reading one takes it."""
-        if self._has_dropped or self._is_passed_on:
-            self._keep_all()
-        self._is_passed_on = True
         for index in itertools.count():
             while index >= self._next:
                 if self._is_complete:

@@ -57,7 +57,7 @@ class PipelineFn(Generic[P, R_co]):
         """Where another process finds it: ``module:qualified.name``."""
         return f"{self.fn.__module__}:{self.fn.__qualname__}"
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
         run = current_run()
         if run is None and active_call.get() is not None:
             result: Coroutine[Any, Any, R_co] = self.fn(*args, **kwargs)
@@ -71,7 +71,7 @@ class PipelineFn(Generic[P, R_co]):
     async def _attached(self, parent: Run | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R_co:
         return cast("R_co", await self._handle(parent, args, kwargs).attached())
 
-    def start(self, *args: P.args, **kwargs: P.kwargs) -> RunHandle[R_co]:
+    def start(self, /, *args: P.args, **kwargs: P.kwargs) -> RunHandle[R_co]:
         """Start a run and give its handle; the run goes on whoever stops awaiting it.
 
         In another pipeline it is a child run, and the other's end waits for it.
@@ -94,7 +94,7 @@ class PipelineFn(Generic[P, R_co]):
         self.binder.check(args, kwargs)
         return RunHandle(self, args, kwargs, parent)
 
-    def run(self, *args: P.args, **kwargs: P.kwargs) -> RunResult[R_co]:
+    def run(self, /, *args: P.args, **kwargs: P.kwargs) -> RunResult[R_co]:
         """Run to the end and give the result; for scripts, it opens and closes a loop and an engine of its own.
 
         A failure is in the result, not raised (but for ``debug=True``).

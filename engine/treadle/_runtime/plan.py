@@ -12,6 +12,7 @@ from treadle._core.admission import Limit, Limits
 from treadle._core.binding import Binder
 from treadle.errors import DecodeError, OptionError
 from treadle.options import UNSET, CachePolicy, Retry, StepOptions, Unset
+from treadle.storage.absent import TAG_BYTES
 
 if TYPE_CHECKING:
     from treadle._runtime.identity import Identities
@@ -30,7 +31,7 @@ class Plan:
 
     __slots__ = (
         "binder", "code", "default_digests", "fn", "identity", "in_flight", "is_async", "limits", "name", "needs_key", "output_names",
-        "outputs", "persist", "policy", "retry", "runtime", "salt", "step", "timeout",
+        "outputs", "persist", "policy", "retry", "runtime", "salt", "step", "tag", "timeout",
     )  # fmt: skip
 
     def __init__(self, step: Step[..., Any], options: StepOptions, identities: Identities) -> None:
@@ -56,6 +57,7 @@ class Plan:
             self.policy = None
         version: str | None = _or(options.version, None)
         self.salt = self._salt(version)
+        self.tag = blake3(b"tag:" + self.identity + self.salt).digest()[:TAG_BYTES]
 
     def _salt(self, version: str | None) -> bytes:
         """What the cache key has beside the identity: code or version, files, and other dependencies."""
@@ -85,11 +87,14 @@ class Plan:
             )
 
     def cache_key(self, identity: bytes, values: Values) -> bytes:
-        """The cache key of a call, 32 bytes; empty if an argument that counts cannot be hashed."""
+        """The cache key of a call, 32 bytes that begin with the step's tag; empty if an argument that counts cannot be hashed."""
         policy = self.policy
         assert policy is not None
         if any(map(self.counts, values.unhashable)):
             return b""
+        return self.tag + self._key_digest(policy, identity, values)[: 32 - TAG_BYTES]
+
+    def _key_digest(self, policy: CachePolicy, identity: bytes, values: Values) -> bytes:
         if policy.key is not None:
             return blake3(self.identity + self.salt + b"key " + self._own_key(policy.key, values)).digest()
         if not policy.inputs:

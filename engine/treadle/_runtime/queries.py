@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from treadle import events as ev
 from treadle._core.machine import CallState
 from treadle._runtime.artifact import Artifact, Vault
 from treadle._runtime.results import RunResult
-from treadle.errors import ArtifactNotFound, ResultNotReady, RunNotFound, TreadleError
+from treadle.errors import ArtifactNotFound, EngineClosed, ResultNotReady, RunNotFound, TreadleError
 from treadle.storage import schema
 
 if TYPE_CHECKING:
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
 
 FOREIGN_POLL_S = 0.1
 """How often the log is asked for what other processes wrote, while somebody follows it."""
+LAST_EVENTS = 1000
 
 _COLUMNS = ("id", "pipeline", "target", "status", "owner", "epoch", "created_at", "ended_at", "recoverable")
 
 
 async def run_row(engine: Engine, run_id: str) -> dict[str, Any]:
     """The row of a run in the table of runs."""
+    engine.check_readable()
     rows = await engine.reader.rows(f"SELECT {', '.join(_COLUMNS)} FROM runs WHERE id=?", (run_id,))
     if not rows:
         here = engine.runs_here.get(run_id)
@@ -38,6 +41,7 @@ async def runs(
     engine: Engine, pipeline: str | None, status: str | None, limit: int, children: bool
 ) -> list[RunResult[Any]]:
     """Runs, newest first."""
+    engine.check_readable()
     where: list[str] = [] if children else ["parent=''"]
     parameters: list[Any] = []
     for column, value in (("pipeline", pipeline), ("status", status)):
@@ -52,6 +56,7 @@ async def runs(
 
 async def events(engine: Engine, run_id: str | None, after: int, follow: bool) -> AsyncIterator[ev.Event]:
     """Events from the log, and new ones as they are committed."""
+    engine.check_readable()
     if run_id is not None:
         await run_row(engine, run_id)
     news = asyncio.Event()
@@ -59,12 +64,11 @@ async def events(engine: Engine, run_id: str | None, after: int, follow: bool) -
     try:
         while True:
             news.clear()
-            is_open = engine.is_open
-            while batch := await engine.reader.events(run_id, after):
+            while batch := await _batch(engine, run_id, after):
                 for event in batch:
                     after = event.seq
                     yield event
-            if not follow or not is_open or (run_id is not None and await _is_over(engine, run_id, after)):
+            if not follow or engine.is_closed or (run_id is not None and await _is_over(engine, run_id, after)):
                 return
             try:
                 await asyncio.wait_for(news.wait(), FOREIGN_POLL_S)
@@ -74,15 +78,25 @@ async def events(engine: Engine, run_id: str | None, after: int, follow: bool) -
         engine.log.committed.remove(news.set)
 
 
+async def _batch(engine: Engine, run_id: str | None, after: int) -> list[ev.Event]:
+    """The next events; also the last ones, from under an engine that was closed meanwhile."""
+    try:
+        return await engine.reader.events(run_id, after)
+    except EngineClosed:
+        return list(itertools.islice(engine.archive.events(run_id, after), LAST_EVENTS))
+
+
 async def _is_over(engine: Engine, run_id: str, after: int) -> bool:
-    rows = await engine.reader.rows("SELECT status FROM runs WHERE id=?", (run_id,))
-    if not rows or rows[0][0] == "running":
+    try:
+        rows = await engine.reader.rows("SELECT status FROM runs WHERE id=?", (run_id,))
+    except EngineClosed:
         return False
-    return not await engine.reader.events(run_id, after)
+    return bool(rows) and rows[0][0] != "running" and not await _batch(engine, run_id, after)
 
 
 async def logs(engine: Engine, run_id: str, step: str | None) -> list[ev.Event]:
     """What the steps of a run said."""
+    engine.check_readable()
     await engine.log.flush()
     records: list[ev.Event] = []
     async for event in events(engine, run_id, 0, False):
@@ -93,6 +107,7 @@ async def logs(engine: Engine, run_id: str, step: str | None) -> list[ev.Event]:
 
 async def artifact(engine: Engine, name: str, version: int | None) -> Artifact[Any]:
     """An artifact by name, the newest or of one version."""
+    engine.check_readable()
     where, parameters = "n.name=?", [name]
     if version is not None:
         where, parameters = f"{where} AND a.version=?", [name, str(version)]

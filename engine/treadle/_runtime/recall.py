@@ -15,6 +15,7 @@ from treadle import events as ev
 from treadle._core.machine import Trigger
 from treadle._core.replay import CallRecord
 from treadle._runtime.call import Call
+from treadle._runtime.inputs import freeze
 from treadle._runtime.recording import introduce, record_hit, record_reuse
 from treadle.errors import ArtifactDamaged, DecodeError
 from treadle.storage.rows import ArtifactRow
@@ -126,13 +127,14 @@ def _decode(call: Call, rows: Sequence[ArtifactRow]) -> bool:
     vault = call.run.engine.vault
     try:
         values = [vault.value(row) for row in rows]
-        shape = rows[0].body.shape
-        call.value = call.plan.join(values, shape, call.plan.output_names)
+        value = call.plan.join(values, rows[0].body.shape, call.plan.output_names)
     except (ArtifactDamaged, DecodeError) as error:
         call.run.engine.call_on_loop(_report_damage, call, rows, str(error))
         return False
-    call.rows, call.shape = tuple(rows), rows[0].body.shape
-    call.value = call.plan.join(values, call.shape, call.plan.output_names)
+    for row, item in zip(rows, values, strict=True):
+        if not vault.is_quick(row):
+            freeze(item)
+    call.rows, call.shape, call.value = tuple(rows), rows[0].body.shape, value
     return True
 
 

@@ -9,6 +9,7 @@ from treadle import events as ev
 from treadle._core.replay import CallRecord
 from treadle._runtime.call import Call
 from treadle._runtime.failures import failure_of, skipped_because
+from treadle.errors import UpstreamFailed
 from treadle.storage.rows import ArtifactRow, Part
 
 
@@ -66,7 +67,7 @@ def fail(call: Call, error: BaseException) -> None:
         _record_end(call, error)
         return
     call.error = error
-    error.add_note(f"in call {call.name} of run {run.id}, attempt {call.attempt}")
+    _note(error, f"in call {call.name} of run {run.id}, attempt {call.attempt}")
     call.settle("failed")
     run.failed.append(call)
     if call.is_taking:
@@ -81,15 +82,46 @@ def fail(call: Call, error: BaseException) -> None:
     _wait_for_commit(call, part)
 
 
+def _note(error: BaseException, text: str) -> None:
+    try:
+        error.add_note(text)
+    except Exception:
+        return  # a frozen dataclass, for example, allows none
+
+
 def skip(call: Call, producer: Call) -> None:
     """Append that an input has failed, so the call is not performed."""
+    call.roots = list(producer.roots or [producer])
+    _skip(call, call.roots[0].name, skipped_because(call, call.roots[0]))
+
+
+def add_root(call: Call, producer: Call) -> None:
+    """Another input of a skipped call has failed: who has seen the one error counts as having seen the other."""
+    assert call.roots is not None
+    call.roots.extend(producer.roots or [producer])
+    if call.was_observed:
+        call.observed()
+
+
+def skip_without(call: Call, group: str, error: BaseException) -> None:
+    """Append that the calls of a map that it takes whole could not all be made."""
+    skipped = UpstreamFailed(
+        f"call {call.name} was skipped because map {group} has not all of its calls",
+        why=f"its input raised {type(error).__name__} while it was read, or it was cancelled",
+        fix=f"mend the input of {group}; its error is the cause of this one",
+        call=call.name,
+        upstream=group,
+    )
+    skipped.__cause__ = error
+    _skip(call, group, skipped)
+
+
+def _skip(call: Call, upstream: str, error: BaseException) -> None:
     run = call.run
     call.settle("skipped")
-    call.roots = producer.roots or [producer]
-    call.error = skipped_because(call, call.roots[0])
+    call.error = error
     run.skipped.append(call)
     introduce(call)
-    upstream = call.roots[0].name
     part = run.append(ev.CallSkipped(at=run.now(), call=call.name, step=call.plan.name, reason="upstream", upstream=upstream))
     _wait_for_commit(call, part)
 
@@ -101,7 +133,7 @@ def _record_end(call: Call, error: BaseException) -> None:
     is_cut_off = run.is_ending_early or call.ending == "interrupt" or _is_loop_ending(call)
     kind = ev.CallInterrupted if is_cut_off else ev.CallCancelled
     call.settle("interrupted" if is_cut_off else "cancelled")
-    if call.is_taking:
+    if call.is_taking or (is_cut_off and run.memory is not None and not call.is_introduced):
         _leave_as_recorded(call)
         return
     introduce(call)
@@ -129,7 +161,7 @@ def introduce(call: Call, again: CallRecord | None = None) -> None:
 
 
 def _leave_as_recorded(call: Call) -> None:
-    """The call was stopped while it took over a recorded outcome: that outcome stands, for the next resume."""
+    """The call was stopped before it was known, or while it took over an outcome: what is recorded stands."""
     call.run.loop.call_soon(call.run.publish, call)
 
 

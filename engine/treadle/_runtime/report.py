@@ -31,6 +31,7 @@ def lines(run: RunRecord) -> list[Line]:
     groups: dict[str, list[CallRecord]] = {}
     for call in run.calls.values():
         groups.setdefault(base_of(call.name), []).append(call)
+    groups = {name: groups[name] for name in _producers_first(_sources(run))}
     return [_single(calls[0]) if calls[0].name == name else _folded(name, calls) for name, calls in groups.items()]
 
 
@@ -43,9 +44,18 @@ def _folded(name: str, calls: list[CallRecord]) -> Line:
     for call in calls:
         counts[call.status] = counts.get(call.status, 0) + 1
     status = calls[0].status if len(counts) == 1 else ", ".join(f"{count} {status}" for status, count in counts.items())
-    note = next((_note(call) for call in calls if call.status == "failed"), _note(calls[0]) if len(counts) == 1 else "")
+    note = next((_note(call) for call in calls if call.status == "failed"), "") or _shared_note(calls, counts)
     attempts = sum(call.attempts for call in calls)
     return Line(f"{name}[{len(calls)}]", status, attempts, sum(call.duration_s for call in calls), note)
+
+
+def _shared_note(calls: list[CallRecord], counts: dict[str, int]) -> str:
+    reused = sum(1 for call in calls if call.reused)
+    if reused:
+        return "reused" if reused == len(calls) else f"{reused} reused"
+    if "cached" in counts:
+        return f"saved {_seconds(sum(call.saved_s for call in calls if call.status == 'cached'))} s"
+    return _note(calls[0]) if len(counts) == 1 else ""
 
 
 def _note(call: CallRecord) -> str:
@@ -139,16 +149,50 @@ def graph(run: RunRecord) -> str:
 
 
 def _drawn(run: RunRecord) -> Iterator[str]:
-    names = list(dict.fromkeys(base_of(name) for name in run.calls))
-    counts = {name: sum(1 for call in run.calls if base_of(call) == name) for name in names}
-    status = {base_of(call.name): call.status for call in run.calls.values()}
-    pairs = edges(run)
-    level: dict[str, int] = {}
-    for name in names:
-        level[name] = max((level.get(a, 0) + 1 for a, b in pairs if b == name), default=0)
-    for depth in range(max(level.values(), default=-1) + 1):
-        for name in (name for name in names if level[name] == depth):
-            sources = [a for a, b in pairs if b == name]
-            several = f"[{counts[name]}]" if counts[name] > 1 else ""
-            origin = f"  <- {', '.join(sources)}" if sources else ""
-            yield f"{'    ' * depth}{MARKS.get(status[name], '?')} {name}{several}{origin}"
+    counts: dict[str, int] = {}
+    status: dict[str, str] = {}
+    for call in run.calls.values():
+        name = base_of(call.name)
+        counts[name] = counts.get(name, 0) + 1
+        status[name] = call.status
+    sources = _sources(run)
+    level = _levels(sources)
+    for name in sorted(counts, key=level.__getitem__):
+        several = f"[{counts[name]}]" if counts[name] > 1 else ""
+        origin = f"  <- {', '.join(sources[name])}" if sources[name] else ""
+        yield f"{'    ' * level[name]}{MARKS.get(status[name], '?')} {name}{several}{origin}"
+
+
+def _sources(run: RunRecord) -> dict[str, list[str]]:
+    """The producers of each call, maps folded, in the order of the log."""
+    found: dict[str, list[str]] = {base_of(name): [] for name in run.calls}
+    for producer, consumer in edges(run):
+        if producer in found and producer != consumer:
+            found[consumer].append(producer)
+    return found
+
+
+def _producers_first(sources: dict[str, list[str]]) -> list[str]:
+    """The order of the log, but no call before one that it took something from: a map makes its calls little by little."""
+    placed: dict[str, None] = {}
+    for name in sources:
+        todo = [name]
+        while todo:
+            before = [producer for producer in sources[todo[-1]] if producer not in placed and producer not in todo]
+            if before:
+                todo.append(before[0])
+            else:
+                placed[todo.pop()] = None
+    return list(placed)
+
+
+def _levels(sources: dict[str, list[str]]) -> dict[str, int]:
+    """The length of the longest way to each call; a consumer may stand before its producer, so until nothing changes."""
+    level = dict.fromkeys(sources, 0)
+    for _ in sources:
+        before = dict(level)
+        for name, producers in sources.items():
+            level[name] = max((level[producer] + 1 for producer in producers), default=0)
+        if level == before:
+            break
+    return level

@@ -16,7 +16,7 @@ from treadle._runtime.archive import Archive
 from treadle._runtime.artifact import Artifact
 from treadle._runtime.failures import rebuild
 from treadle.errors import RunCancelled, RunInterrupted, StepCancelled, UnobservedFailure, UpstreamFailed
-from treadle.events import Input
+from treadle.events import Failure, Input
 
 if TYPE_CHECKING:
     from treadle._runtime.run import Run
@@ -222,8 +222,8 @@ class RunResult(Generic[T_co]):
         if record.failure is None:
             return []
         rest = [call.failure for call in record.calls.values() if call.status == "failed" and call.failure]
-        same = (record.failure.type_name, record.failure.message)
-        return [rebuild(record.failure), *(rebuild(f) for f in rest if (f.type_name, f.message) != same)]
+        same = next((f for f in rest if _is_same(f, record.failure)), None)
+        return [rebuild(record.failure), *(rebuild(f) for f in rest if f is not same)]
 
     # -- calls ----------------------------------------------------------------------------
 
@@ -362,6 +362,10 @@ class RunResult(Generic[T_co]):
                 ),
                 stacklevel=2,
             )
+
+
+def _is_same(one: Failure, other: Failure) -> bool:
+    return (one.type_name, one.message) == (other.type_name, other.message)
 
 
 def _reader(archive: Archive, number: int) -> Callable[[], Any]:

@@ -24,9 +24,10 @@ from treadle._runtime.context import active_call, active_engine, active_run
 from treadle._runtime.failures import failure_of
 from treadle._runtime.mapping import MapFuture, Sources
 from treadle._runtime.plan import Plan, hint, logger
-from treadle.errors import EncodeError, RunCancelled, RunInterrupted, RunTimeout
+from treadle.errors import EncodeError, LogUnavailable, RunCancelled, RunFenced, RunInterrupted, RunTimeout
 from treadle.options import UNSET, FailureMode, PipelineOptions, StepOptions
 from treadle.storage import failpoints
+from treadle.storage.log import again
 from treadle.storage.rows import ArtifactRow, Body, Part
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from treadle._runtime.step import Step
 
 
+LOST_GRACE_S = 1.0
 PATIENCE_S = (1.0, 4.0, 1.0)
 """A pipeline function that swallows its cancellation is cancelled again after these, and then left behind."""
 
@@ -63,6 +65,7 @@ class Run:
         self.errors: list[BaseException] = []
         self.call_errors: dict[str, BaseException] = {}
         self.is_over = False
+        self.lost: BaseException | None = None
         self.status = "running"
         self.error: BaseException | None = None
         self.value: Any = None
@@ -90,6 +93,7 @@ class Run:
         self.was_observed = False
         self.submitted = 0
         self._failures_seen = 0
+        self._has_begun = False
         self._thread_id = 0
         self._plans: dict[Step[..., Any], Plan] = {}
         self._step_limits: dict[Any, Limit] = {}
@@ -101,6 +105,7 @@ class Run:
 
     def plan(self, step: Step[..., Any]) -> Plan:
         """What the step means in this run; decided at its first call."""
+        step = step.planned
         plan = self._plans.get(step)
         if plan is None:
             engine = self.engine
@@ -117,29 +122,33 @@ class Run:
         """Submit one call; on the loop only."""
         self.engine.check_usable()
         plan = self.plan(step)
+        references = lifecycle.references(self, plan, args, kwargs, step.options.after)
         call = lifecycle.bind(self, plan, self.names.take(plan.name), None, args, kwargs)
         future = call.future
         call.context = contextvars.copy_context()
         if self.ending is not None:
             lifecycle.stop(call, self.ending)
         else:
-            lifecycle.await_inputs(call, _futures(step.options.after))
+            lifecycle.await_inputs(call, references)
         return future
 
-    def submit_map(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> MapFuture[Any]:
-        """Submit one call per item; on the loop only."""
+    def submit_map(
+        self, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], product: bool = False
+    ) -> MapFuture[Any]:
+        """Submit one call per item, or per combination of items; on the loop only."""
         self.engine.check_usable()
-        sources = Sources(self, args, kwargs)
+        sources = Sources(self, args, kwargs, product=product)
         return MapFuture(self, step, self.names.take(step.name), sources)
 
     def submit_child(self, group: MapFuture[Any], index: int, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> None:
         """Submit one call of a map."""
+        references = lifecycle.references(self, group._plan, args, kwargs, group._step.options.after)
         call = lifecycle.bind(self, group._plan, child(group.name, index), index, args, kwargs)
         group._adopt(call)
         if self.ending is not None:
             lifecycle.stop(call, self.ending)
         else:
-            lifecycle.await_inputs(call, _futures(group._step.options.after))
+            lifecycle.await_inputs(call, references)
 
     # -- what calls report ----------------------------------------------------------------
 
@@ -162,7 +171,16 @@ class Run:
         part.artifacts.extend(rows)
         if key:
             part.cache.append((key, first, len(rows)))
+            self.engine.lookup.note(key)
         return tuple(range(first, first + len(rows)))
+
+    def committed(self, part: Part) -> asyncio.Future[None]:
+        """A future of the commit of what was appended last."""
+        committed = _Committed(self.loop)
+        committed.future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        part.waiters.append(committed)
+        self.engine.log.kick()
+        return committed.future
 
     def publish(self, call: Call) -> None:
         """A call's outcome need not wait for its commit."""
@@ -187,19 +205,23 @@ class Run:
         call.let_go()
         self._wake_if_idle()
 
-    def map_ended(self, dependent: Call, failed: Call | None) -> None:
+    def map_ended(self, dependent: Call, group: MapFuture[Any]) -> None:
         """A map that a call takes whole has ended, well or not."""
-        if failed is not None:
+        for failed in group.failures:
             lifecycle.input_ended(dependent, failed)
-            return
-        dependent.pending -= 1
-        if not dependent.pending and not dependent.is_settled:
-            lifecycle.ready(dependent)
+        if group.missing is not None:
+            lifecycle.input_missing(dependent, group.name, group.missing)
+        elif not group.failures:
+            lifecycle.input_came(dependent)
 
     def map_failed(self, group: MapFuture[Any], error: BaseException) -> None:
         """The input of a map raised while it was read."""
         error.add_note(f"while the input of map {group.name} was read")
         self.map_errors.append(error)
+
+    def map_handled(self, error: BaseException) -> None:
+        """Somebody has retrieved what the input of a map raised."""
+        self.map_errors = [known for known in self.map_errors if known is not error]
 
     def feeder_ended(self) -> None:
         """A map has made its last call."""
@@ -254,10 +276,20 @@ class Run:
             if self.parent.ending is not None:
                 self.stop(_for_a_child(self.parent.ending))
         self.task = self.loop.create_task(self._main(), context=context)
+        self.task.add_done_callback(self._end_unbegun)
+
+    def _end_unbegun(self, task: asyncio.Task[None]) -> None:
+        """A task that is cancelled before its first step never makes it: the loop ends as the run begins."""
+        if not self.is_over:
+            self.ending, self.error, self.ended_at = "interrupt", interrupted(self.id), self.now()
+            part = self.append(ev.RunInterrupted(at=self.ended_at, reason="the loop ended"))
+            part.ended = ("interrupted", self.ended_at)
+            self.engine.log.kick()
+            self._over()
 
     async def _main(self) -> None:
         timer = self.engine.clock.call_later(self.timeout_s, self.stop, "run_timeout") if self.timeout_s and not self.debug else None
-        value, error = None, None
+        value, error, self._has_begun = None, None, True
         try:
             value = await self._perform()
         except BaseException as caught:
@@ -266,7 +298,10 @@ class Run:
             value, error = await self._end_calls(value, error)
             await self._record(value, error)
         except BaseException as caught:
+            self.value = None
             self.error = self.error or caught
+            if isinstance(caught, (LogUnavailable, RunFenced)):
+                self.lost = self.lost or caught
         finally:
             if timer is not None:
                 timer.cancel()
@@ -364,10 +399,10 @@ class Run:
         """The function has returned, so nobody takes results of lazy maps any more: they make all their calls."""
         returned = set(find((value,), (MapFuture,)))
         for feeder in list(self.feeders):
-            if feeder._is_streamed and feeder._is_lazy and feeder not in returned:
-                feeder._feeder.cancel()  # who left the loop over it wants no more of it
+            if feeder in returned and not feeder.has_given_away:
+                feeder.keep_all()
             else:
-                feeder._keep_all()
+                feeder.abandon()
 
     def _apply_failure_mode(self) -> None:
         if self.failure_mode == "fail_fast":
@@ -415,6 +450,8 @@ class Run:
         for call in self.skipped:
             if call.is_handled:
                 call.observed()
+                if self.map_errors and call.error is not None and call.error.__cause__ is not None:
+                    self.map_handled(call.error.__cause__)
         failed = sorted((call for call in self.failed if not call.is_handled), key=lambda call: call.order)
         errors = [call.error for call in failed if call.error is not None]
         children = [run.error for run in self.failed_children if not run.was_observed and run.error is not None]
@@ -434,8 +471,8 @@ class Run:
 
     @property
     def is_ending_early(self) -> bool:
-        """Whether the run is being cut off, so that it can be resumed."""
-        return self.ending == "interrupt"
+        """Whether the run is being cut off, so that it can be resumed: it was told so, or its loop is ending."""
+        return self.ending == "interrupt" or (self.ending is None and self.task is not None and self.task.cancelling() > 0)
 
     def stop(self, ending: Ending) -> None:
         """End the run from outside: its function, its children and all its calls."""
@@ -444,7 +481,7 @@ class Run:
         self.ending = ending
         for run in list(self.children):
             run.stop(_for_a_child(ending))
-        if self.task is not None:
+        if self.task is not None and self._has_begun:
             self.task.cancel()
         self.stop_calls(ending)
 
@@ -460,7 +497,11 @@ class Run:
     async def _record(self, value: Any, error: BaseException | None) -> None:
         """Write how the run ended, and wait until the log has it."""
         self.ended_at = self.now()
-        event, status = await self._ending_event(value, error)
+        try:
+            event, status = await self._ending_event(value, error)
+        except BaseException as caught:  # the value could not be stored, or the run was stopped meanwhile
+            self.value = self.value_row = None
+            event, status = await self._ending_event(None, caught)
         part = self.append(event)
         if isinstance(event, ev.RunSucceeded) and self.value_row is not None:
             part.artifacts.append(self.value_row)
@@ -494,6 +535,8 @@ class Run:
             return ev.RunInterrupted(at=now, reason="the engine, the loop or the process ended"), "interrupted"
         if error is not None:
             self.error = error
+            if isinstance(error, LogUnavailable):  # a submit was refused, which is nothing that the pipeline did
+                return ev.RunInterrupted(at=now, reason="the log could not be written"), "interrupted"
             return ev.RunFailed(at=now, failure=failure_of(error)), "failed"
         self.value = value
         await self._store_value(value)
@@ -521,8 +564,21 @@ class Run:
             body.location = await engine.io.run(engine.vault.blobs.put, encoded.data, encoded.checksum)
         self.value_row = ArtifactRow(f"run:{self.name}", body)
 
+    def cut_off(self, error: BaseException) -> None:
+        """The log has lost a fact of this run, so it can say nothing more of it: the run ends here, to be resumed.
+
+        Who awaits a call gets the log's error first; a function that goes on all the same is stopped after a while.
+        """
+        if self.is_over or self.lost is not None:
+            return
+        self.lost = error
+        self.stop_calls("failure")
+        self.loop.call_later(LOST_GRACE_S, self.stop, "interrupt")
+
     def _over(self) -> None:
         self.is_over = True
+        if self.lost is not None:
+            self.status, self.error = "interrupted", _lost_error(self.lost, self.error)
         if self.status == "running":
             self.status = "failed" if self.error is not None else "interrupted"
         self._settle_errors()
@@ -594,6 +650,13 @@ def _for_a_child(ending: Ending) -> Ending:
     return "interrupt" if ending == "interrupt" else "caller"
 
 
+def _lost_error(error: BaseException, own: BaseException | None) -> BaseException:
+    """What the awaiter of a lost run sees: the log's error, with the run's own as its cause."""
+    if isinstance(own, LogUnavailable) or not isinstance(error, LogUnavailable):
+        return own if isinstance(own, LogUnavailable) else error
+    return again(error, own if isinstance(own, Exception) and not isinstance(own, RunInterrupted) else None)
+
+
 def cancelled(run_id: str) -> RunCancelled:
     """The error of a cancelled run."""
     return RunCancelled(f"run {run_id} was cancelled", fix="start it again, or resume it by its id", run_id=run_id)
@@ -605,9 +668,3 @@ def interrupted(run_id: str) -> RunInterrupted:
         f"run {run_id} was interrupted", why="its engine, loop or process ended before it did",
         fix="`await engine.recover()` or `await engine.resume(run_id)` takes it up where it stopped", run_id=run_id,
     )  # fmt: skip
-
-
-def _futures(after: Any) -> Iterable[StepFuture[Any]]:
-    if after is UNSET or after is None:
-        return ()
-    return after if isinstance(after, (list, tuple, set)) else (after,)

@@ -24,12 +24,21 @@ class Scheduler:
         self._lanes: Lanes[Call] = Lanes()
         self._waiting: dict[Call, asyncio.Future[None]] = {}
         self._pumping = False
+        self._is_new_turn = True
         self.running = 0
 
     def push(self, call: Call) -> None:
-        """Queue a call whose inputs are there."""
+        """Queue a call whose inputs are there; the first one of a loop turn starts at once, if it may."""
         self._lanes.push(call, self.limits_of(call))
-        self._pump_soon()
+        if self._is_new_turn and not self._pumping:
+            self._is_new_turn = False
+            self._loop.call_soon(self._new_turn)
+            self._pump()
+        else:
+            self._pump_soon()
+
+    def _new_turn(self) -> None:
+        self._is_new_turn = True
 
     async def admit(self, call: Call) -> None:
         """Wait in line for a slot, within the call's own task."""

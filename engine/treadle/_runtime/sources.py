@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Iterable
 from contextlib import AsyncExitStack, aclosing
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -60,7 +60,11 @@ class Mapped(ABC):
     def __getitem__(self, index: Any) -> Any: ...
 
     @abstractmethod
-    def in_order(self) -> AsyncIterator[Any]:
+    def reader_came(self) -> None:
+        """Another map is going to go over it."""
+
+    @abstractmethod
+    def in_order(self) -> AsyncGenerator[Any, None]:
         """Its futures in the order of its inputs, as they are made; reading one takes it."""
 
 
@@ -80,7 +84,7 @@ class Sources:
     """
 
     def __init__(self, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], *, product: bool = False) -> None:
-        self._args = [_source(run, f"argument {i + 1}", value) for i, value in enumerate(args)]
+        self._args: list[Any] = [_source(run, f"argument {i + 1}", value) for i, value in enumerate(args)]
         self._kwargs = {name: _source(run, f"argument {name}", value) for name, value in kwargs.items()}
         self._is_product = product
         self.mapped = [source for source in self._every() if not isinstance(source, Unmapped)]
@@ -88,6 +92,9 @@ class Sources:
             raise OptionError("a map needs an input to go over", fix="give an iterable as the first argument", option="map")
         self._has_fixed_names = all(isinstance(source, Unmapped) for source in self._kwargs.values())
         self.length = self._length()
+        for source in self.mapped:
+            if isinstance(source, Mapped):
+                source.reader_came()
 
     def _every(self) -> list[Any]:
         return [*self._args, *self._kwargs.values()]
@@ -132,7 +139,7 @@ class Sources:
         count = len(self._args)
         return tuple(values[:count]), dict(zip(self._kwargs, values[count:], strict=True)) or None
 
-    async def items(self) -> AsyncIterator[Arguments]:
+    async def items(self) -> AsyncGenerator[Arguments, None]:
         """The arguments of each call, read as they are asked for."""
         if self._is_product:
             await self._collect()
@@ -195,7 +202,7 @@ def _source(run: Run, label: str, value: Any) -> Any:
     )
 
 
-async def _lazily(source: Any) -> AsyncIterator[Any]:
+async def _lazily(source: Any) -> AsyncGenerator[Any, None]:
     """One kind of input after another as an asynchronous iterator."""
     if isinstance(source, Unmapped):
         for _ in itertools.count():

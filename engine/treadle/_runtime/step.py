@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, NoReturn, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, Never, NoReturn, ParamSpec, Protocol, TypeVar
+from typing import cast, overload
 
 from treadle._core.binding import Binder
 from treadle._runtime.call import StepFuture
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
         def __aiter__(self) -> Any: ...
         def __len__(self) -> int: ...
         def __contains__(self, item: Any, /) -> bool: ...
-        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+        def __call__(self, /, *args: Any, **kwargs: Any) -> Any: ...
         def __enter__(self) -> Any: ...
         def __exit__(self, *args: Any) -> Any: ...
         def __add__(self, other: Any, /) -> Any: ...
@@ -88,27 +89,30 @@ class Step(Generic[P, R_co]):
         self.is_async = inspect.iscoroutinefunction(fn)
         self.binder = Binder(fn)
         self.base: Step[..., Any] = self
+        self.planned: Step[..., Any] = self
         self.known: dict[Any, Any] = {}
         self.map_limit: int | None = None
         functools.update_wrapper(self, fn)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
         run = current_run()
         if run is None:
             result: Coroutine[Any, Any, R_co] = self.fn(*args, **kwargs)
             return result
         self.binder.check(args, kwargs)
         if run.engine.is_on_loop():
-            return _submitted(run, self, args, kwargs)
+            coroutine = _submitted(run, self, args, kwargs)
+            coroutine.__name__ = coroutine.__qualname__ = self.name  # what the warning of an un-awaited call says
+            return coroutine
         future = cast("StepFuture[Any]", run.engine.on_loop(self._submit, run, args, kwargs))
         value: Any = run.engine.wait_for_call(run, future)
         return cast("Coroutine[Any, Any, R_co]", value)
 
     @overload
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> StepFuture[R_co]: ...
+    def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> StepFuture[R_co]: ...
     @overload
-    def submit(self, *args: Any, **kwargs: Any) -> StepFuture[R_co]: ...
-    def submit(self, *args: Any, **kwargs: Any) -> StepFuture[R_co]:
+    def submit(self, /, *args: Any, **kwargs: Any) -> StepFuture[R_co]: ...
+    def submit(self, /, *args: Any, **kwargs: Any) -> StepFuture[R_co]:
         """Start a call and give its future at once.
 
         Futures (and lists, tuples, dicts and sets holding some) among the arguments make edges: the call starts when
@@ -142,8 +146,8 @@ class Step(Generic[P, R_co]):
         **kwargs: Any,
     ) -> MapFuture[R_co]: ...
     @overload
-    def map(self, **kwargs: Any) -> MapFuture[R_co]: ...
-    def map(self, *args: Any, **kwargs: Any) -> MapFuture[Any]:
+    def map(self, /, **kwargs: Any) -> MapFuture[R_co]: ...
+    def map(self, /, *args: Any, **kwargs: Any) -> MapFuture[Any]:
         """One call per item of the inputs, which may be any iterables, async iterables, maps or futures of lists.
 
         What is the same for all calls is marked with ``unmapped(value)``.
@@ -157,6 +161,21 @@ class Step(Generic[P, R_co]):
         if run.engine.is_on_loop():
             return run.submit_map(self, args, kwargs)
         return cast("MapFuture[Any]", run.engine.on_loop(run.submit_map, self, args, kwargs))
+
+    def product(self, /, *args: Any, **kwargs: Any) -> MapFuture[R_co]:
+        """One call per combination of the inputs' items: ``s.product([1, 2], "ab")`` makes four calls.
+
+        The last input changes fastest, as in nested loops and in ``itertools.product``. All inputs are read before the
+        first call is made. What is the same for all calls is marked with ``unmapped(value)``.
+
+        Raises:
+            NotInRun: no run is active here.
+            OptionError: an argument has no items and is not marked ``unmapped``.
+        """
+        run = current_run() or _no_run(f"{self.name}.product(...)")
+        if run.engine.is_on_loop():
+            return run.submit_map(self, args, kwargs, True)
+        return cast("MapFuture[R_co]", run.engine.on_loop(run.submit_map, self, args, kwargs, True))
 
     def with_options(
         self,
@@ -174,17 +193,21 @@ class Step(Generic[P, R_co]):
         tags: Sequence[str] | Unset = UNSET,
         metadata: Mapping[str, Any] | Unset = UNSET,
         after: Any = UNSET,
+        **unknown: Never,
     ) -> SelfStep:
         """A changed copy: the same options as ``@step``, and ``after=`` (futures that have to end first).
 
         Raises:
             OptionError: a value is not allowed.
         """
-        given = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
-        changes = StepOptions.read(given, f"{self.name}.with_options")
+        given = {key: value for key, value in locals().items() if key not in ("self", "__class__", "unknown")}
+        changes = StepOptions.read({**given, **unknown}, f"{self.name}.with_options")
+        _check_after(changes.after)
         copy = type(self)(self.fn, self.options.over(changes), self.policies)
-        copy.base = self.base
-        if isinstance(changes.max_in_flight, int):
+        copy.base, copy.map_limit = self.base, self.map_limit
+        if changes == StepOptions():  # nothing but ``after``, which is no part of the comparison
+            copy.planned = self.planned
+        if changes.max_in_flight is None or isinstance(changes.max_in_flight, int):
             copy.map_limit = changes.max_in_flight
         return copy
 
@@ -210,7 +233,7 @@ class SyncStep(Step[P, R_co]):
 
     if TYPE_CHECKING:
 
-        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> StepCall[R_co] | Any: ...
+        def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> StepCall[R_co] | Any: ...
 
 
 async def _submitted(run: Run, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -318,6 +341,14 @@ def _is_method(fn: Any) -> bool:
     if not owner or owner.endswith("<locals>"):
         return False
     return next(iter(inspect.signature(fn).parameters), "") in ("self", "cls") if callable(fn) else False
+
+
+def _check_after(after: Any) -> None:
+    waited = after if isinstance(after, (list, tuple, set, frozenset)) else (after,)
+    if after is not UNSET and not all(isinstance(future, (StepFuture, MapFuture)) for future in waited):
+        raise OptionError(
+            f"after={after!r} is not allowed", fix="give futures: after=step.submit(...), or a list of such", option="after"
+        )
 
 
 def _no_run(what: str) -> NoReturn:

@@ -24,8 +24,18 @@ from treadle.storage.owners import COMMIT_LOCK, OWNERS
 from treadle.storage.schema import DATABASE
 
 VARIABLE: Final = "TREADLE_HOME"
+MEMORY: Final = "memory://"
 BLOBS: Final = "blobs"
 TMP: Final = "tmp"
+
+
+def is_in_memory(home: str | os.PathLike[str] | None, env: Mapping[str, str] = os.environ) -> bool:
+    """Whether ``Engine(home=...)``, or the environment in its place, asks for no home at all.
+
+    >>> is_in_memory(None, {"TREADLE_HOME": "memory://"})
+    True
+    """
+    return (env.get(VARIABLE) if home is None else home) == MEMORY
 
 
 def locate_home(

@@ -14,6 +14,7 @@ Knows batches, wake-ups and who waits; knows no SQL (``writer``) and no meaning 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from typing import Any, TypeVar
 
 from treadle.errors import EngineClosed, LogUnavailable
 from treadle.events import Event
+from treadle.storage.absent import Generation
 from treadle.storage.rows import ArtifactRow, Batch, Part, Waiter
 from treadle.storage.writer import Mutex, Transaction, Work, Writer
 
@@ -42,11 +44,13 @@ class Log:
         durable: the database is a file.
         strict: every commit is flushed to the disk (else only those that ask for it).
         loop: the loop on which acknowledgements are given.
+        generation: counts commits, for those who remember what is in the database.
     """
 
     def __init__(
-        self, path: str, owner: str, mutex: Mutex, loop: asyncio.AbstractEventLoop, *, durable: bool, strict: bool
-    ) -> None:
+        self, path: str, owner: str, mutex: Mutex, loop: asyncio.AbstractEventLoop, *, durable: bool, strict: bool,
+        generation: Generation,
+    ) -> None:  # fmt: skip
         self._loop, self._strict = loop, strict
         self._batch = Batch()
         self._sealed: deque[Work] = deque()
@@ -58,8 +62,10 @@ class Log:
         self._closed = False
         self._idle: list[asyncio.Future[None]] = []
         self.unavailable: LogUnavailable | None = None
+        self.on_lost: Callable[[str, BaseException], None] | None = None
+        self._probing: asyncio.TimerHandle | None = None
         self.committed: list[Callable[[], None]] = []
-        self._writer = Writer(path, owner, mutex, self._on_thread, durable=durable)
+        self._writer = Writer(path, owner, mutex, self._on_thread, generation, durable=durable)
 
     # -- appending ------------------------------------------------------------------------
 
@@ -144,10 +150,13 @@ class Log:
         if not self._sealed and not self._in_flight:
             self._seal()
         while self._sealed and self._in_flight < 2:
-            if self._closed:
-                raise EngineClosed("the engine is closed", fix="open it again with `async with Engine(...)`")
+            work = self._sealed.popleft()
             self._in_flight += 1
-            self._writer.put(self._sealed.popleft())
+            if self._closed:
+                closed = EngineClosed("the engine is closed", fix="open another one with `async with Engine(...)`")
+                self._loop.call_soon(self._on_commit, work, None, closed)
+            else:
+                self._writer.put(work)
 
     def _on_thread(self, work: Work, result: Any, error: BaseException | None) -> None:
         try:
@@ -168,6 +177,8 @@ class Log:
             for part in work.parts.values():
                 failure = error or fenced.get(part.run_id)
                 self._acks.extend((waiter, failure) for waiter in part.waiters)
+                if failure is not None and self.on_lost is not None:
+                    self._loop.call_soon(self.on_lost, part.run_id, failure)
         else:
             self._answer(self._calls.pop(id(work)), result, error)
         if self._acks and not self._acking:
@@ -209,13 +220,17 @@ class Log:
     # -- when the disk is full ------------------------------------------------------------
 
     def _lost(self, error: LogUnavailable) -> None:
-        if self.unavailable is None:
-            self._loop.call_later(PROBE_S, self._probe)
         self.unavailable = error
+        if self._probing is None:
+            self._probing = self._loop.call_later(PROBE_S, self._probe)
 
     def _probe(self) -> None:
-        """Ask, with a real write, whether the log is back; it answers through ``_on_commit``."""
-        if self.unavailable is None or self._closed:
+        """Ask, with a real write, whether the log is back; it answers through ``_on_commit``.
+
+        The same write records which runs were cut off, so it is also made when other commits succeed again.
+        """
+        self._probing = None
+        if self._closed or (self.unavailable is None and not self._writer.owes):
             return
 
         def touch(transaction: Transaction) -> None:
@@ -227,7 +242,7 @@ class Log:
         self._calls[id(touch)] = future
         self._sealed.append(touch)
         self._send()
-        self._loop.call_later(PROBE_S, self._probe)
+        self._probing = self._loop.call_later(PROBE_S, self._probe)
 
     # -- the end --------------------------------------------------------------------------
 
@@ -237,9 +252,19 @@ class Log:
             return
         await self.flush()
         self._closed = True
+        if self._probing is not None:
+            self._probing.cancel()
         stopped: asyncio.Future[None] = self._loop.create_future()
         self._writer.stop(lambda: self._loop.call_soon_threadsafe(stopped.set_result, None))
         await stopped
+
+    def abort(self) -> None:
+        """Stop the writer from any thread, without a word to the loop; after ``close`` this does nothing."""
+        if not self._closed:
+            self._closed = True
+            stopped = threading.Event()
+            self._writer.stop(stopped.set)
+            stopped.wait()
 
     @property
     def commits(self) -> int:
@@ -252,9 +277,19 @@ class Log:
         return self._writer.events
 
 
+def again(error: BaseException, cause: BaseException | None = None) -> LogUnavailable:
+    """The same news for another listener: one exception that is raised in many places collects all their tracebacks."""
+    if isinstance(error, LogUnavailable):
+        copy = LogUnavailable(error.what, why=error.why, fix=error.fix, path=getattr(error, "path", ""))
+    else:
+        copy = LogUnavailable("the log could not be written", why=f"{type(error).__name__}: {error}")
+    copy.__cause__ = cause or error.__cause__ or (None if isinstance(error, LogUnavailable) else error)
+    return copy
+
+
 def now() -> float:
     """Wall-clock time, seconds since the epoch."""
     return time.time()
 
 
-__all__ = ["ArtifactRow", "Log", "Part", "Waiter", "now"]
+__all__ = ["ArtifactRow", "Log", "Part", "Waiter", "again", "now"]

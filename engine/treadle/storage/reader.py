@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from treadle.errors import EngineClosed
 from treadle.events import (
     AnyEvent,
     CallCompleted,
     Event,
     RunSucceeded,
 )
+from treadle.storage.absent import Absent, Generation
 from treadle.storage.rows import ArtifactRow, Body
 
 if TYPE_CHECKING:
@@ -42,8 +44,12 @@ def unpack_segment(seq: int, run: str, first_artifact: int, body: bytes) -> Iter
 
 
 def unpack_artifact(row: Sequence[Any]) -> ArtifactRow:
-    """An artifact from its row: id, name, version, body."""
-    return ArtifactRow(row[1], _decode_body(row[3]), row[0], row[2])
+    """An artifact from its row: id, name, version, body; one whose row cannot be read has no bytes that fit it."""
+    try:
+        body = _decode_body(row[3])
+    except msgspec.DecodeError:
+        body = Body(b"", b"", -1, "", "", "", "", "", 0.0, data=b"")
+    return ArtifactRow(row[1], body, row[0], row[2])
 
 
 def open_reader(path: str) -> sqlite3.Connection:
@@ -63,26 +69,47 @@ class Lookup:
 
     A point query takes 9 µs; a hop to another thread and back takes 70 to 150, which
     would double the cost of an awaited step (docs/decisions/0002).
+
+    What cannot be read is not known: the step is performed, and the damage shows where it matters.
+
+    Args:
+        path: the database, a path or a ``file:`` URI.
+        generation: tells when other engines have committed.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, generation: Generation) -> None:
         self._connection = open_reader(path)
+        self._absent = Absent(self._connection, generation)
 
     def cached(self, keys: Sequence[bytes]) -> dict[bytes, list[ArtifactRow]]:
         """The artifacts under cache keys, in the order of the outputs; what is not whole is left out."""
+        keys = [key for key in keys if not self._absent.covers(key)]
+        if not keys:
+            return {}
         places = f"[{','.join(map(str, range(len(keys))))}]"
         found: dict[bytes, list[ArtifactRow]] = {}
         wanted: dict[bytes, int] = {}
-        for place, count, *row in self._connection.execute(_CACHED, (b"".join(keys), places)).fetchall():
+        try:
+            rows = self._connection.execute(_CACHED, (b"".join(keys), places)).fetchall()
+        except sqlite3.Error:
+            return {}
+        for place, count, *row in rows:
             key = keys[place]
             wanted[key] = count
             found.setdefault(key, []).append(unpack_artifact(row))
         return {key: rows for key, rows in found.items() if len(rows) == wanted[key]}
 
+    def note(self, key: bytes) -> None:
+        """This engine is about to add an entry under a key."""
+        self._absent.add(key)
+
     def artifacts(self, numbers: Iterable[int]) -> list[ArtifactRow]:
         """Artifacts by number; those that are gone are left out."""
         execute = self._connection.execute
-        rows = (execute(f"{_ARTIFACT} WHERE a.id=?", (number,)).fetchone() for number in numbers)
+        try:
+            rows = [execute(f"{_ARTIFACT} WHERE a.id=?", (number,)).fetchone() for number in numbers]
+        except sqlite3.Error:
+            return []
         return [unpack_artifact(row) for row in rows if row is not None]
 
     def close(self) -> None:
@@ -96,23 +123,30 @@ class Reader:
     def __init__(self, path: str) -> None:
         self._path = path
         self._connection: aiosqlite.Connection | None = None
+        self._closed = False
 
     async def rows(self, sql: str, parameters: Iterable[Any] = ()) -> list[Any]:
-        """All rows of a query."""
+        """All rows of a query.
+
+        Raises:
+            EngineClosed: the reader was closed.
+        """
         connection = self._connection or await self._open()
         return list(await connection.execute_fetchall(sql, parameters))
 
     async def _open(self) -> aiosqlite.Connection:
         import aiosqlite
 
+        if self._closed:
+            raise EngineClosed("the engine is closed", fix="use it inside `async with Engine(...) as engine:`")
         opening = aiosqlite.connect(self._path, isolation_level=None, uri=self._path.startswith("file:"))
         _daemonise(opening)
         connection = await opening
         for pragma in ("query_only=ON", "read_uncommitted=ON", "busy_timeout=30000", "trusted_schema=OFF"):
             await connection.execute(f"PRAGMA {pragma}")
-        if self._connection is not None:
+        if self._connection is not None or self._closed:
             await connection.close()
-            return self._connection
+            return self._connection or await self._open()
         self._connection = connection
         return connection
 
@@ -136,6 +170,7 @@ class Reader:
 
     async def close(self) -> None:
         """Close the connection, if it was opened."""
+        self._closed = True
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()

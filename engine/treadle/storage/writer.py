@@ -15,26 +15,33 @@ Theory of operation
   between transactions and read again when another process has written meanwhile.
 * After a failed commit the connection is closed and opened again, never retried: what
   SQLite or the kernel still held of it is gone, and what is on the disk is read afresh.
+* A run that had facts in a failed commit is *lost*, as if the process had died for it: nothing
+  later of it is written under that epoch, or its log would have a gap. The next transaction that
+  succeeds records it as interrupted, so it can be resumed.
 """
 
 from __future__ import annotations
 
+import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
-from treadle.errors import LogUnavailable, RunFenced
+from treadle.errors import LogUnavailable, RunFenced, StoreError, TreadleError
+from treadle.events import RunInterrupted
 from treadle.storage import failpoints, schema
+from treadle.storage.absent import Generation
 from treadle.storage.rows import ArtifactRow, Batch, Part
 
 CHECKPOINT_BYTES = 8 * 1024 * 1024
 LOCK_TIMEOUT_S = 30.0
+CLOSE_TIMEOUT_S = 2.0
 NAMES_KEPT = 10_000
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -74,11 +81,15 @@ class Writer:
         owner: id of the engine, checked against the runs' owner when another process has written.
         mutex: the home's commit lock.
         durable: the database is a file (and not in memory).
+        generation: counts this engine's commits.
         done: called on this thread with (work, result, error) after each transaction.
     """
 
-    def __init__(self, path: str, owner: str, mutex: Mutex, done: Done, *, durable: bool = True) -> None:
+    def __init__(
+        self, path: str, owner: str, mutex: Mutex, done: Done, generation: Generation, *, durable: bool = True
+    ) -> None:
         self._path, self._owner, self._mutex, self._done, self._durable = path, owner, mutex, done, durable
+        self._generation = generation
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._synchronous = -1
         self._seen = -1
@@ -87,11 +98,15 @@ class Writer:
         self._ours: set[str] = set()
         self.commits = 0
         self.events = 0
-        self._mutex.acquire(LOCK_TIMEOUT_S)
+        self._lost: dict[tuple[str, int], BaseException] = {}
+        self._owed: dict[str, int] = {}
+        if not mutex.acquire(LOCK_TIMEOUT_S):
+            raise log_unavailable(_locked_out(), path)
         try:
             self.connection = schema.connect(path, durable=durable)
         finally:
-            self._mutex.release()
+            mutex.release()
+        self._is_connected = True
         self._thread = threading.Thread(target=self._work, name="treadle-writer", daemon=True)
         self._thread.start()
 
@@ -108,41 +123,58 @@ class Writer:
 
     def _work(self) -> None:
         while (work := self._queue.get()) is not None:
-            result, error = None, None
-            try:
-                result = self._transact(work)
-            except BaseException as caught:
-                error = self._recover(caught)
+            result, error = self._attempt(work)
             self._done(work, result, error)
             del work, result, error
         self._close()
 
-    def _transact(self, work: Work) -> Any:
-        if not self._mutex.acquire(LOCK_TIMEOUT_S):
-            raise sqlite3.OperationalError("another process holds the commit lock")
+    def _attempt(self, work: Work) -> tuple[Any, BaseException | None]:
+        """One transaction under the commit lock, which is kept until the connection is in a known state again."""
+        result, error = None, None
         try:
-            sync = not isinstance(work, Batch) or work.sync
-            self._set_synchronous(sync)
-            self.connection.execute("BEGIN IMMEDIATE")
-            self._refresh()
-            if isinstance(work, Batch):
-                result: Any = self._write(work)
-            else:
-                result = work(Transaction(self))
-            failpoints.hit("before-commit")
-            self.connection.execute("COMMIT")
-            failpoints.hit("after-commit")
-            self.commits += 1
-            self._checkpoint_if_long()
-            return result
-        finally:
-            self._mutex.release()
+            if not self._mutex.acquire(LOCK_TIMEOUT_S):
+                raise _locked_out()
+            try:
+                result = self._transact(work)
+            except BaseException as caught:
+                error = self._recover(caught)
+            finally:
+                self._mutex.release()
+        except Exception as caught:
+            error = caught if isinstance(caught, TreadleError) else log_unavailable(caught, self._path)
+        if error is not None and isinstance(work, Batch):
+            self._lose(work, error)
+        return result, error
+
+    def _transact(self, work: Work) -> Any:
+        if not self._is_connected:
+            self.connection = schema.connect(self._path, durable=self._durable, create=False)
+            self._is_connected = True
+        self._set_synchronous(not isinstance(work, Batch) or work.sync)
+        self.connection.execute("BEGIN IMMEDIATE")
+        self._refresh()
+        owed = dict(self._owed)
+        if owed:
+            self._interrupt(owed)
+        if isinstance(work, Batch):
+            result: Any = self._write(work)
+        else:
+            result = work(Transaction(self))
+        failpoints.hit("before-commit")
+        self._generation.bump()
+        self.connection.execute("COMMIT")
+        failpoints.hit("after-commit")
+        for run_id in owed:
+            del self._owed[run_id]
+        self.commits += 1
+        self._checkpoint_if_long()
+        return result
 
     def _write(self, batch: Batch) -> dict[str, BaseException]:
         if batch.accepted:
             self.connection.execute(_ACCEPT, (_json(batch.accepted),))
             self._ours.update([row[0] for row in batch.accepted])
-        fenced = self._fenced(batch)
+        fenced = {**self._fenced(batch), **self._cut_off(batch)}
         parts = [part for part in batch.parts.values() if part.run_id not in fenced]
         self.insert_parts(parts)
         return fenced
@@ -181,14 +213,13 @@ class Writer:
     def _insert_artifacts(self, rows: list[ArtifactRow]) -> None:
         table: list[list[int]] = []
         bodies: list[bytes] = []
-        changed: set[str] = set()
         offset = 1
         if len(self._names) > NAMES_KEPT:
             self._names.clear()
+        self._read_names({row.name for row in rows} - self._names.keys())
         for row in rows:
-            name = self._names.get(row.name) or self._read_name(row.name)
+            name = self._names[row.name]
             name[1] += 1
-            changed.add(row.name)
             self._artifact += 1
             row.id, row.version = self._artifact, name[1]
             body = _pack(row.body)
@@ -196,9 +227,9 @@ class Writer:
             bodies.append(body)
             offset += len(body)
         self.connection.execute(_ARTIFACTS, (_json(table), b"".join(bodies)))
-        self._save_names(changed)
 
-    def _save_names(self, changed: set[str]) -> None:
+    def _save_names(self, changed: Iterable[str]) -> None:
+        """Write names down. Their versions are in the artifacts; the table keeps them from before a prune."""
         table = [[self._names[text][0], text, self._names[text][1]] for text in changed]
         self.connection.execute(_NAMES, (_json(table),))
 
@@ -206,17 +237,22 @@ class Writer:
         keys = b"".join(key for key, _, _ in entries)
         self.connection.execute(_CACHE, (_json([[first, count] for _, first, count in entries]), keys))
 
-    def _read_name(self, text: str) -> list[int]:
-        row = self.connection.execute("SELECT id, version FROM names WHERE name=?", (text,)).fetchone()
-        if row is None:
+    def _read_names(self, unknown: set[str]) -> None:
+        if not unknown:
+            return
+        for text, number, version in self.connection.execute(_KNOWN_NAMES, (_json(list(unknown)),)).fetchall():
+            self._names[text] = [number, version]
+        new = sorted(unknown - self._names.keys())
+        for text in new:
             self._last_name += 1
-            row = (self._last_name, 0)
-        self._names[text] = name = list(row)
-        return name
+            self._names[text] = [self._last_name, 0]
+        if new:
+            self._save_names(new)
 
     def reserve_version(self, name: str) -> int:
         """Give the next version of a name away, inside the open transaction; a gap is legal."""
-        known = self._names.get(name) or self._read_name(name)
+        self._read_names({name} - self._names.keys())
+        known = self._names[name]
         known[1] += 1
         self._save_names({name})
         return known[1]
@@ -261,6 +297,39 @@ class Writer:
         self._ours.update(run_id for run_id in unknown if run_id not in fenced and not batch.parts[run_id].ended)
         return fenced
 
+    # -- what could not be written --------------------------------------------------------
+
+    def _lose(self, batch: Batch, error: BaseException) -> None:
+        for part in batch.parts.values():
+            self._lost[part.run_id, part.epoch] = error
+            self._owed[part.run_id] = part.epoch
+
+    def _cut_off(self, batch: Batch) -> dict[str, BaseException]:
+        """The runs of this batch that have lost facts before: theirs is refused with the same error."""
+        if not self._lost:
+            return {}
+        keys = [(part.run_id, part.epoch) for part in batch.parts.values()]
+        return {key[0]: self._lost[key] for key in keys if key in self._lost}
+
+    def _interrupt(self, owed: dict[str, int]) -> None:
+        """Record that runs were cut off where their log ends, unless they are over or somebody else's."""
+        found = self.connection.execute(_RUNNING, (self._owner, _json(list(owed)))).fetchall()
+        now = time.time()
+        parts: list[Part] = []
+        for run_id, epoch in found:
+            if owed[run_id] == epoch:
+                part = Part(run_id, epoch)
+                part.events.append(RunInterrupted(at=now, reason="the log could not be written"))
+                part.ended = ("interrupted", now)
+                parts.append(part)
+        if parts:
+            self.insert_parts(parts)
+
+    @property
+    def owes(self) -> bool:
+        """Whether there are runs whose interruption is still to be recorded."""
+        return bool(self._owed)
+
     # -- durability -----------------------------------------------------------------------
 
     def _set_synchronous(self, sync: bool) -> None:
@@ -272,48 +341,62 @@ class Writer:
     def _checkpoint_if_long(self) -> None:
         if not self._durable or self.commits % 16:
             return
-        with suppress(OSError):
-            if Path(self._path + "-wal").stat().st_size > CHECKPOINT_BYTES:
+        # The commit stands whether or not this succeeds; frames that were not copied are copied by a later one.
+        with suppress(OSError, sqlite3.Error):
+            if os.stat(f"{self._path}-wal").st_size > CHECKPOINT_BYTES:
                 self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def _recover(self, error: BaseException) -> BaseException:
-        """Bring the connection back to a known state; gives the error that callers shall see."""
-        if not isinstance(error, sqlite3.Error):
+        """Forget what was not committed; gives the error that callers shall see.
+
+        After an error of SQLite the next transaction opens a new connection.
+        """
+        self._seen = -1
+        if not isinstance(error, (sqlite3.Error, StoreError)):
             with suppress(sqlite3.Error):
                 self.connection.execute("ROLLBACK")
-            self._seen = -1
             return error
         with suppress(sqlite3.Error):
             self.connection.close()
-        self._synchronous = self._seen = -1
-        try:
-            self.connection = schema.connect(self._path, durable=self._durable)
-        except Exception as again:
-            error.add_note(f"and the log could not be opened again: {again}")
-            self.connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        self._is_connected, self._synchronous = False, -1
         return log_unavailable(error, self._path)
 
     def _close(self) -> None:
-        locked = self._mutex.acquire(LOCK_TIMEOUT_S)
-        try:
-            with suppress(sqlite3.Error):
-                self.connection.close()
-        finally:
-            if locked:
-                self._mutex.release()
+        if self._owed:
+            self._attempt(lambda _: None)
+        # SQLite itself takes the whole database for the checkpoint of a last connection, so closing without
+        # the lock can meet no commit; it is asked for so that the order is the same for all.
+        locked = False
+        with suppress(Exception):
+            locked = self._mutex.acquire(CLOSE_TIMEOUT_S)
+        with suppress(sqlite3.Error):
+            self.connection.close()
+        if locked:
+            self._mutex.release()
         self._stopped()
+
+
+def _locked_out() -> TimeoutError:
+    held = f"another process has held the home's commit lock for {LOCK_TIMEOUT_S:g} s"
+    return TimeoutError(f"{held}; it may be suspended")
 
 
 def log_unavailable(error: BaseException, path: str) -> LogUnavailable:
     """What callers see when a commit failed."""
+    damaged = isinstance(error, StoreError) or any(sign in str(error) for sign in _DAMAGE)
     unavailable = LogUnavailable(
         f"the log {path} cannot be written",
         why=str(error),
-        fix="free disk space or repair the disk; the engine tries again by itself every second",
+        fix="close the engine and restore the home from a backup; `sqlite3 treadle.db .recover` saves what is readable"
+        if damaged
+        else "free disk space or repair the disk; the engine tries again by itself every second",
         path=path,
     )
     unavailable.__cause__ = error
     return unavailable
+
+
+_DAMAGE = ("malformed", "not a database")
 
 
 _LAST_SEQ = """SELECT max(
@@ -334,6 +417,9 @@ _ARTIFACTS = """INSERT INTO artifacts(id, name, version, body)
 _NAMES = """INSERT OR REPLACE INTO names(id, name, version)
     SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]')
     FROM json_each(CAST(?1 AS TEXT))"""
+_KNOWN_NAMES = """SELECT name, id,
+    max(version, coalesce((SELECT max(a.version) FROM artifacts a WHERE a.name = names.id), 0))
+    FROM names WHERE name IN (SELECT value FROM json_each(CAST(?1 AS TEXT)))"""
 _CACHE = """INSERT OR REPLACE INTO cache(key, artifact, count)
     SELECT substr(?2, 1 + 32 * key, 32), json_extract(value, '$[0]'), json_extract(value, '$[1]')
     FROM json_each(CAST(?1 AS TEXT))"""
@@ -344,5 +430,7 @@ _ACCEPT = """INSERT INTO runs(id, pipeline, target, status, owner, epoch, parent
     FROM json_each(CAST(?1 AS TEXT))"""
 _END = """UPDATE runs SET status = json_extract(value, '$[1]'), ended_at = json_extract(value, '$[2]')
     FROM json_each(CAST(?1 AS TEXT)) WHERE runs.id = json_extract(value, '$[0]')"""
+_RUNNING = """SELECT id, epoch FROM runs WHERE status = 'running' AND owner = ?1
+    AND id IN (SELECT value FROM json_each(CAST(?2 AS TEXT)))"""
 _OWNERS = """SELECT json_group_array(json_array(id, owner, epoch)) FROM runs
     WHERE id IN (SELECT value FROM json_each(CAST(?1 AS TEXT)))"""
