@@ -212,7 +212,7 @@ EDITS: list[tuple[str, Callable[[list[list[Any]]], None], str]] = [
     ("another's artifact", lambda e: nth(e, COMPLETED).__setitem__(7, [2]), "names artifact"),
     ("no call", lambda e: nth(e, STARTED).__setitem__(2, ""), "names no call"),
     ("own number", lambda e: nth(e, STARTED).__setitem__(5, 7), "of its own"),
-    ("life after the end", lambda e: e.insert(0, e.pop()) or e[0].__setitem__(slice(None), [3, *e[1][1:7], [], 0, 0, 0]), "after"),
+    ("life after the end", lambda e: nth(e, SCHEDULED).__setitem__(slice(None), [5, 1.0, "", "", 0, 0, "", ""]), "after the run was cancelled"),
     ("epoch left out", lambda e: nth(e, SCHEDULED).__setitem__(slice(None), [2, 1.0, "", "", 0, 0, "", 5, "x", "keep"]), "epoch 5"),
     ("reused out of nothing", lambda e: nth(e, STARTED).__setitem__(slice(None), [24, *nth(e, STARTED)[1:7], False]), "reused without"),
 ]

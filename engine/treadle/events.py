@@ -163,10 +163,11 @@ class CallRetrying(Event, frozen=True, array_like=True, gc=False, tag=25, kw_onl
 
 
 class CallFailed(Event, frozen=True, array_like=True, gc=False, tag=26, kw_only=True):
-    """The last attempt failed."""
+    """The last attempt failed; ``inputs`` keeps its small plain arguments: (parameter, codec, bytes) in msgpack."""
 
     failure: Failure
     duration_s: float = 0.0
+    inputs: bytes = b""
 
 
 class CallSkipped(Event, frozen=True, array_like=True, gc=False, tag=27, kw_only=True):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from treadle._core.machine import CALLS
+
 DOCUMENTS = ("README.md", "docs/tutorial.md")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARK = "--- end of block {} ---"
@@ -63,3 +65,9 @@ def test_links_between_documents_lead_somewhere(document: str, root: Path) -> No
     links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
     missing = [link for link in links if not ((root / document).parent / link).exists()]
     assert not missing
+
+
+def test_the_picture_of_a_call_s_states_is_the_table_that_decides(root: Path) -> None:
+    text = (root / "docs/life-of-a-call.md").read_text()
+    drawn = re.findall(r"^    (\w+) --> (\w+): (\w+)$", text, re.MULTILINE)
+    assert sorted(drawn) == sorted((a.name, b.name, trigger.name) for (a, trigger), b in CALLS.items())

@@ -47,6 +47,7 @@ class CallRecord:
     peak_rss_bytes: int = 0
     cpu_s: float = 0.0
     metadata: list[bytes] = field(default_factory=list)
+    kept: bytes = b""
     tries: int = 0
     ended_seq: int = 0
 
@@ -160,7 +161,7 @@ def _apply_to_call(run: RunRecord, event: ev.Event) -> None:
         case ev.CallReused():
             call.reused = True
         case ev.CallFailed():
-            call.failure, call.duration_s = event.failure, event.duration_s
+            call.failure, call.duration_s, call.kept = event.failure, event.duration_s, event.inputs
         case ev.CallRetrying():
             call.failure = event.failure
             call.tries += 1

@@ -27,6 +27,7 @@ class Archive:
 
     def __init__(self, path: str, vault: Vault, *, in_memory: bool = False) -> None:
         self._path, self.vault = path, vault
+        vault.archive = self
         self.path = path
         self._lock = threading.Lock()
         self._kept = open_reader(path) if in_memory else None

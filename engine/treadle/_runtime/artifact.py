@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
+from treadle._runtime.lineage import Lineage, trace
 from treadle.errors import ArtifactDamaged
 from treadle.storage import codecs
 from treadle.storage.rows import ArtifactRow
 
 if TYPE_CHECKING:
+    from treadle._runtime.archive import Archive
     from treadle.storage.blobs import BlobStore
 
 T_co = TypeVar("T_co", covariant=True)
@@ -30,10 +32,11 @@ class Producer:
 class Vault:
     """Turns artifact rows into values; all a result needs after its engine is gone."""
 
-    __slots__ = ("allow_pickle", "blobs", "home")
+    __slots__ = ("allow_pickle", "archive", "blobs", "home")
 
     def __init__(self, home: str, blobs: BlobStore, *, allow_pickle: bool) -> None:
         self.home, self.blobs, self.allow_pickle = home, blobs, allow_pickle
+        self.archive: Archive | None = None
 
     def data(self, row: ArtifactRow) -> bytes:
         """The verified bytes of an artifact.
@@ -54,7 +57,11 @@ class Vault:
 
     def value(self, row: ArtifactRow) -> Any:
         """Verify and decode an artifact."""
-        return codecs.decode(row.body.codec, self.data(row), trusted=True, allow_pickle=self.allow_pickle)
+        return self.decode(row.body.codec, self.data(row))
+
+    def decode(self, codec: str, data: bytes) -> Any:
+        """Decode bytes that this home's own processes have written."""
+        return codecs.decode(codec, data, trusted=True, allow_pickle=self.allow_pickle)
 
     def is_there(self, row: ArtifactRow) -> bool:
         """Whether the bytes exist with the right size; it does not read them."""
@@ -144,6 +151,11 @@ class Artifact(Generic[T_co]):
         if self._vault.is_quick(self._row):
             return self.read()
         return await asyncio.to_thread(self.read)
+
+    def lineage(self) -> Lineage:
+        """What it was made of, back through every producer that the log knows; ``str`` draws it as a tree. Blocks."""
+        assert self._vault.archive is not None
+        return trace(self._vault.archive, self._row)
 
     def __repr__(self) -> str:
         return f"<Artifact {self.name} v{self.version} {self.type} {self.size} bytes>"

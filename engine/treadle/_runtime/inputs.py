@@ -121,10 +121,16 @@ def _take(call: Call, label: str, value: Any, loaded: dict[int, Any] | None = No
         content, producer = value._values(), value.name
     elif next(find((value,), Stand_ins), None) is not None:
         content = replace(value, Stand_ins, lambda item: _content(item, loaded))
-        producer = ",".join(item.name for item in find((value,), (StepFuture, MapFuture)))
+        producer = ",".join(map(_origin, find((value,), (StepFuture, MapFuture))))
     else:
         content, producer = value, ""
     return _digested(call, label, content, producer)
+
+
+def _origin(item: Any) -> str:
+    """How an input names its producer: the call, ``call.output``, or the map."""
+    output = getattr(item, "_output", "")
+    return f"{item.name}.{output}" if output else str(item.name)
 
 
 def _content(item: Any, loaded: dict[int, Any] | None) -> Any:
@@ -221,6 +227,24 @@ def _collect(call: Call, taken: dict[str, _Taken]) -> Values:
 
 
 # -- encoding -----------------------------------------------------------------------------
+
+
+def keep_plain(call: Call) -> bytes:
+    """The small arguments of a failed call that no artifact holds, so that it can be looked into later."""
+    kept: list[tuple[str, str, bytes]] = []
+    for label, value in _labelled(call):
+        whole = value.value if isinstance(value, Unmapped) else value
+        if isinstance(whole, (StepFuture, MapFuture, Artifact)) or not is_quick(whole):
+            continue
+        if next(find((whole,), (Artifact,)), None) is not None:
+            continue
+        try:
+            encoded = encode(call.run.engine, replace(whole, Stand_ins, lambda item: _content(item, None)))
+        except Exception:
+            continue  # it is about a failure already
+        if len(encoded.data) <= COPIED_BYTES:
+            kept.append((label, encoded.codec, bytes(encoded.data)))
+    return msgspec.msgpack.encode(kept) if kept else b""
 
 
 def is_quick(value: Any) -> bool:

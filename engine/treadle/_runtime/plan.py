@@ -10,7 +10,7 @@ from blake3 import blake3
 
 from treadle._core.admission import Limit, Limits
 from treadle._core.binding import Binder
-from treadle.errors import DecodeError, OptionError
+from treadle.errors import DecodeError, ExecutorNotFound, OptionError
 from treadle.options import UNSET, CachePolicy, Retry, StepOptions, Unset
 from treadle.storage.absent import TAG_BYTES
 
@@ -45,6 +45,8 @@ class Plan:
         self.retry: Retry = _or(options.retry, _ONCE)
         self.timeout: float | None = _or(options.timeout, None)
         self.runtime: str = _or(options.runtime, "inline")
+        if self.runtime != "inline":
+            raise _no_executor(self.name, self.runtime)
         self.persist: bool = _or(options.persist, True)
         self.policy: CachePolicy | None = _or(options.cache, _DEFAULT_CACHE) if self.persist else None
         self.limits: Limits = ()
@@ -161,6 +163,16 @@ class Plan:
         """Take the limits that all calls of this step in this run are subject to."""
         self.limits = tuple(limit for limit in limits if limit is not None)
         return self.limits
+
+
+def _no_executor(step: str, runtime: str) -> ExecutorNotFound:
+    """Never run a step elsewhere than where it was told to."""
+    return ExecutorNotFound(
+        f"step {step} asks for runtime={runtime!r}, and there is no executor of that name",
+        why="this release performs steps in this process only",
+        fix="leave runtime away, or give 'inline'",
+        runtime=runtime,
+    )
 
 
 _ONCE = Retry(max_attempts=1)

@@ -9,6 +9,7 @@ from treadle import events as ev
 from treadle._core.replay import CallRecord
 from treadle._runtime.call import Call
 from treadle._runtime.failures import failure_of, skipped_because
+from treadle._runtime.inputs import keep_plain
 from treadle.errors import UpstreamFailed
 from treadle.storage.rows import ArtifactRow, Part
 
@@ -76,8 +77,9 @@ def fail(call: Call, error: BaseException) -> None:
     introduce(call)
     duration = run.ticks() - call.started_clock if call.attempt else 0.0
     event = ev.CallFailed(
-        at=run.now(), call=call.name, step=call.plan.name, attempt=call.attempt, failure=failure_of(error), duration_s=duration
-    )
+        at=run.now(), call=call.name, step=call.plan.name, attempt=call.attempt, failure=failure_of(error), duration_s=duration,
+        inputs=keep_plain(call) if call.attempt else b"",
+    )  # fmt: skip
     part = run.append(event)
     _wait_for_commit(call, part)
 

@@ -173,7 +173,7 @@ def _sources(run: RunRecord) -> dict[str, list[str]]:
 
 
 def _producers_first(sources: dict[str, list[str]]) -> list[str]:
-    """The order of the log, but no call before one that it took something from: a map makes its calls little by little."""
+    """The order of the log, but producers come first: a map makes its calls little by little, after its consumers."""
     placed: dict[str, None] = {}
     for name in sources:
         todo = [name]
@@ -187,12 +187,8 @@ def _producers_first(sources: dict[str, list[str]]) -> list[str]:
 
 
 def _levels(sources: dict[str, list[str]]) -> dict[str, int]:
-    """The length of the longest way to each call; a consumer may stand before its producer, so until nothing changes."""
-    level = dict.fromkeys(sources, 0)
-    for _ in sources:
-        before = dict(level)
-        for name, producers in sources.items():
-            level[name] = max((level[producer] + 1 for producer in producers), default=0)
-        if level == before:
-            break
+    """The length of the longest way to each call."""
+    level: dict[str, int] = {}
+    for name in _producers_first(sources):
+        level[name] = max((level.get(producer, -1) + 1 for producer in sources[name]), default=0)
     return level

@@ -15,7 +15,8 @@ from treadle._runtime import report
 from treadle._runtime.archive import Archive
 from treadle._runtime.artifact import Artifact
 from treadle._runtime.failures import rebuild
-from treadle.errors import RunCancelled, RunInterrupted, StepCancelled, UnobservedFailure, UpstreamFailed
+from treadle._runtime.lineage import value_of
+from treadle.errors import RunCancelled, RunInterrupted, StepCancelled, TreadleError, UnobservedFailure, UpstreamFailed
 from treadle.events import Failure, Input
 
 if TYPE_CHECKING:
@@ -121,6 +122,32 @@ class StepResult:
     def inputs(self) -> dict[str, LinkedInput]:
         """What it received, by parameter, and where that came from."""
         return {given.name: self._result._link(given, self._call) for given in self._call.inputs}
+
+    def load_inputs(self) -> dict[str, Any]:
+        """What the call received, by parameter, to look into a failure or to repeat it. Blocks.
+
+        Outputs of other calls are loaded from their artifacts. Plain values are kept of failed calls only, up to 64 KiB.
+
+        Raises:
+            TreadleError: an input was not kept.
+        """
+        archive = self._result._archive
+        kept = msgspec.msgpack.decode(self._call.kept, type=list[tuple[str, str, bytes]]) if self._call.kept else []
+        found = {name: archive.vault.decode(codec, data) for name, codec, data in kept}
+        for given in self._call.inputs:
+            if given.name not in found:
+                found[given.name] = self._load_input(given)
+        return {given.name: found[given.name] for given in self._call.inputs}
+
+    def _load_input(self, given: Input) -> Any:
+        try:
+            return value_of(self._result._archive, self._result._record, given)
+        except LookupError:
+            raise TreadleError(
+                f"input {given.name} of call {self.name} was not kept",
+                why="plain values are kept of failed calls only, if they are small and can be stored",
+                fix="pass it as the output of a step, or log it with current().log_metadata()",
+            ) from None
 
     @property
     def resources_used(self) -> dict[str, float]:
@@ -325,7 +352,7 @@ class RunResult(Generic[T_co]):
             rows = self._archive.artifacts((given.artifact,))
             return LinkedInput(given, rows[0].body.call if rows else None, inferred=False)
         for call in reversed(self._record.calls.values()):
-            if call is not consumer and call.artifacts and given.digest:
+            if call.artifacts and given.digest and (call.ended_at or consumer.scheduled_at + 1) <= consumer.scheduled_at:
                 for row in self._archive.artifacts(call.artifacts):
                     if row.body.digest == given.digest:
                         return LinkedInput(given, call.name, inferred=True)

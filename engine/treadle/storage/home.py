@@ -7,6 +7,7 @@ memory cannot be trusted. What is refused is left as it was found.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -124,7 +125,9 @@ def prepare_home(path: Path, *, mountinfo: str | None = None) -> Path:
             with suppress(OSError):
                 entry.rmdir() if entry.is_dir() else entry.unlink()
         if isinstance(error, OSError) and not isinstance(error, StoreUnwritable):
-            raise _unwritable(path, f"the home {path} cannot be made or written", str(error)) from error
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            fix = f"free disk space, or choose another home with {VARIABLE} or Engine(home=...)" if full else ""
+            raise _unwritable(path, f"the home {path} cannot be made or written", str(error), fix) from error
         raise
     for folder in {root, *(entry.parent for entry in made)}:
         _sync_folder(folder)

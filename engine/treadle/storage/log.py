@@ -170,8 +170,6 @@ class Log:
         self._in_flight -= 1
         if isinstance(error, LogUnavailable):
             self._lost(error)
-        elif self.unavailable is not None and error is None:
-            self.unavailable = None
         if isinstance(work, Batch):
             fenced: dict[str, BaseException] = result or {}
             for part in work.parts.values():
@@ -225,24 +223,30 @@ class Log:
             self._probing = self._loop.call_later(PROBE_S, self._probe)
 
     def _probe(self) -> None:
-        """Ask, with a real write, whether the log is back; it answers through ``_on_commit``.
+        """Ask, with real writes, whether the log is back.
 
-        The same write records which runs were cut off, so it is also made when other commits succeed again.
+        That a small commit succeeds says little: on a full disk the next larger one fails again, so room is asked
+        for, too. The transaction also records which runs were cut off.
         """
         self._probing = None
         if self._closed or (self.unavailable is None and not self._writer.owes):
             return
 
         def touch(transaction: Transaction) -> None:
+            transaction.writer.check_room()
             transaction.connection.execute("INSERT INTO pruning(active) VALUES(0)")
             transaction.connection.execute("DELETE FROM pruning WHERE active=0")
 
         future: asyncio.Future[Any] = self._loop.create_future()
-        future.add_done_callback(lambda done: done.cancelled() or done.exception())
+        future.add_done_callback(self._probed)
         self._calls[id(touch)] = future
         self._sealed.append(touch)
         self._send()
         self._probing = self._loop.call_later(PROBE_S, self._probe)
+
+    def _probed(self, answer: asyncio.Future[Any]) -> None:
+        if not answer.cancelled() and answer.exception() is None:
+            self.unavailable = None
 
     # -- the end --------------------------------------------------------------------------
 

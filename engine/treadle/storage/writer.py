@@ -22,6 +22,7 @@ Theory of operation
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import sqlite3
@@ -42,6 +43,7 @@ from treadle.storage.rows import ArtifactRow, Batch, Part
 CHECKPOINT_BYTES = 8 * 1024 * 1024
 LOCK_TIMEOUT_S = 30.0
 CLOSE_TIMEOUT_S = 2.0
+ROOM_BYTES = 256 * 1024
 NAMES_KEPT = 10_000
 
 _pack = msgspec.msgpack.Encoder().encode
@@ -329,6 +331,22 @@ class Writer:
     def owes(self) -> bool:
         """Whether there are runs whose interruption is still to be recorded."""
         return bool(self._owed)
+
+    def check_room(self) -> None:
+        """Write a file beside the database, of the size that the next commits may need, and remove it.
+
+        Raises:
+            OSError: there is no room for it.
+        """
+        if self._durable:
+            probe = f"{self._path}-probe-{os.getpid()}"
+            try:
+                with open(probe, "xb", buffering=0) as file:
+                    if file.write(bytes(ROOM_BYTES)) < ROOM_BYTES:
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(probe)
 
     # -- durability -----------------------------------------------------------------------
 
