@@ -31,9 +31,9 @@ from treadle import Engine, RunResult, pipeline, step, unmapped
 Images = dict[str, NDArray[Any]]
 
 MODELS: dict[str, Callable[[], Any]] = {
-    "logistic regression": lambda: LogisticRegression(max_iter=3000, C=0.1),
-    "random forest": lambda: RandomForestClassifier(n_estimators=400, random_state=0),
-    "support vectors": lambda: SVC(C=10, gamma=0.001),
+    "logistic regression": lambda: LogisticRegression(max_iter=1000),
+    "random forest": lambda: RandomForestClassifier(n_estimators=200, random_state=0),
+    "support vectors": lambda: SVC(C=10, gamma=0.25),
 }
 
 
@@ -43,7 +43,7 @@ MODELS: dict[str, Callable[[], Any]] = {
 @step
 def load() -> Images:
     pixels, labels = load_digits(return_X_y=True)
-    return {"pixels": pixels, "labels": labels}
+    return {"pixels": pixels / 16, "labels": labels}
 
 
 @step(outputs=("training", "testing"))

@@ -50,8 +50,9 @@ async def confirm(order: Order, payment: dict[str, Any]) -> dict[str, Any]:
 
 @pipeline
 async def fulfil(order: Order) -> dict[str, Any]:
-    reserved = reserve.submit(order)
-    return await confirm(order, charge.submit(order, reserved))
+    reserved = await reserve(order)
+    payment = await charge(order, reserved)
+    return await confirm(order, payment)
 
 
 # -- the handlers -------------------------------------------------------------------------

@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
-from typing import Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from treadle.errors import OptionError
+
+if TYPE_CHECKING:
+    from pathlib import PurePath
 
 
 class Unset(Enum):
@@ -40,8 +43,10 @@ DURABILITIES: Final = ("strict", "relaxed", "memory")
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d|w)\s*")
-_SIZES = {"": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "tb": 1000**4}
-_SIZES |= {"kib": 1024, "mib": 1024**2, "gib": 1024**3, "tib": 1024**4}
+_SIZES = {
+    "": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "tb": 1000**4,
+    "kib": 1024, "mib": 1024**2, "gib": 1024**3, "tib": 1024**4,
+}  # fmt: skip
 
 
 def seconds(value: object, option: str = "duration") -> float:
@@ -93,6 +98,11 @@ def check_known(given: Iterable[str], known: Sequence[str], what: str) -> None:
             raise OptionError(f"{what} has no option {name!r}", fix=hint, option=name)
 
 
+def check_whole(value: object, least: int, option: str) -> None:
+    """Refuse what is no whole number, or is too small."""
+    _check(_is_int(value, least), option, value, f"a whole number from {least}")
+
+
 def _check(ok: bool, option: str, value: object, wanted: str) -> None:
     if not ok:
         raise OptionError(f"{option}={value!r} is not allowed", fix=f"give {wanted}", option=option)
@@ -100,6 +110,27 @@ def _check(ok: bool, option: str, value: object, wanted: str) -> None:
 
 def _is_int(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_factor(value: object) -> bool:
+    return isinstance(value, (int, float)) and value >= 1 and math.isfinite(value)
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_exception_class(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Exception)
+
+
+def _paths(value: Any) -> tuple[str, ...]:
+    return tuple(str(path) for path in ([value] if isinstance(value, str) or hasattr(value, "__fspath__") else value))
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    """Read one value or a list of them."""
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,18 +162,25 @@ class Retry:
     on: tuple[type[Exception], ...] = (Exception,)
     max_time: float | None = None
 
+    if TYPE_CHECKING:  # what may be given is more than what is kept
+
+        def __init__(
+            self,
+            max_attempts: int = ...,
+            delay: Duration = ...,
+            backoff: float = ...,
+            max_delay: Duration = ...,
+            jitter: bool = ...,
+            on: type[Exception] | Sequence[type[Exception]] = ...,
+            max_time: Duration | None = ...,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
         _check(_is_int(self.max_attempts, 1), "max_attempts", self.max_attempts, "a whole number from 1")
-        _check(
-            isinstance(self.backoff, (int, float)) and self.backoff >= 1 and math.isfinite(self.backoff),
-            "backoff", self.backoff, "a number from 1",
-        )  # fmt: skip
-        _check(isinstance(self.jitter, bool), "jitter", self.jitter, "True or False")
-        on = self.on if isinstance(self.on, tuple) else (self.on,)
-        _check(
-            bool(on) and all(isinstance(kind, type) and issubclass(kind, Exception) for kind in on),
-            "on", self.on, "exception classes derived from Exception",
-        )  # fmt: skip
+        _check(_is_factor(self.backoff), "backoff", self.backoff, "a number from 1")
+        _check(_is_flag(self.jitter), "jitter", self.jitter, "True or False")
+        on = _several(self.on)
+        _check(bool(on) and all(map(_is_exception_class, on)), "on", self.on, "classes derived from Exception")
         object.__setattr__(self, "on", on)
         object.__setattr__(self, "delay", seconds(self.delay, "delay"))
         object.__setattr__(self, "max_delay", seconds(self.max_delay, "max_delay"))
@@ -185,15 +223,26 @@ class CachePolicy:
     key: Callable[[dict[str, Any]], str] | None = None
     expires_after: float | None = None
 
+    if TYPE_CHECKING:  # what may be given is more than what is kept
+
+        def __init__(
+            self,
+            code: bool = ...,
+            inputs: bool = ...,
+            ignore: str | Iterable[str] = ...,
+            files: str | PurePath | Iterable[str | PurePath] = ...,
+            depends_on: Any = ...,
+            key: Callable[[dict[str, Any]], str] | None = ...,
+            expires_after: Duration | None = ...,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
         for name in ("code", "inputs"):
             _check(isinstance(getattr(self, name), bool), name, getattr(self, name), "True or False")
         _check(self.key is None or callable(self.key), "key", self.key, "a function of the inputs, dict to str")
         object.__setattr__(self, "ignore", _names(self.ignore, "ignore"))
-        files = (self.files,) if isinstance(self.files, str) else tuple(str(path) for path in self.files)
-        object.__setattr__(self, "files", files)
-        depends_on = self.depends_on if isinstance(self.depends_on, (tuple, list)) else (self.depends_on,)
-        object.__setattr__(self, "depends_on", tuple(depends_on))
+        object.__setattr__(self, "files", _paths(self.files))
+        object.__setattr__(self, "depends_on", _several(self.depends_on))
         if self.expires_after is not None:
             object.__setattr__(self, "expires_after", seconds(self.expires_after, "expires_after"))
 
@@ -222,6 +271,10 @@ class Keep:
     runs_for: float | None = None
     bytes: int | None = None
 
+    if TYPE_CHECKING:  # what may be given is more than what is kept
+
+        def __init__(self, runs_for: Duration | None = ..., bytes: int | str | None = ...) -> None: ...
+
     def __post_init__(self) -> None:
         if self.runs_for is not None:
             object.__setattr__(self, "runs_for", seconds(self.runs_for, "runs_for"))
@@ -231,11 +284,9 @@ class Keep:
 
 def _names(value: object, option: str) -> tuple[str, ...]:
     """Read one or several names; a lone string counts as one name."""
-    if isinstance(value, str):
-        value = (value,)
-    _check(isinstance(value, (list, tuple, set, frozenset)), option, value, "a name or a list of names")
-    assert isinstance(value, (list, tuple, set, frozenset))
-    names: tuple[Any, ...] = tuple(value)
+    given: Any = (value,) if isinstance(value, str) else value
+    _check(isinstance(given, (list, tuple, set, frozenset)), option, value, "a name or a list of names")
+    names: tuple[Any, ...] = tuple(given)
     _check(all(isinstance(name, str) and name for name in names), option, value, "names that are not empty")
     _check(len(set(names)) == len(names), option, value, "names that differ")
     return names
@@ -253,19 +304,18 @@ def _timeout(value: object) -> float | None:
     return timeout
 
 
-def _name(value: object) -> str | None:
+def _name(value: object) -> Any:
     _check(value is None or (isinstance(value, str) and bool(value.strip())), "name", value, "a text that is not empty")
-    return value  # type: ignore[return-value]  # checked by the line above
+    return value
 
 
-def _max_in_flight(value: object) -> int | None:
-    _check(value is None or _is_int(value, 1), "max_in_flight", value, "a whole number from 1")
-    return value  # type: ignore[return-value]  # checked by the line above
+def _limit(option: str) -> Callable[[object], Any]:
+    def read(value: object) -> Any:
+        if value is not None:
+            check_whole(value, 1, option)
+        return value
 
-
-def _max_concurrency(value: object) -> int | None:
-    _check(value is None or _is_int(value, 1), "max_concurrency", value, "a whole number from 1")
-    return value  # type: ignore[return-value]  # checked by the line above
+    return read
 
 
 def _flag(option: str) -> Callable[[object], bool]:
@@ -286,22 +336,20 @@ def _version(value: object) -> str | None:
     return None if value is None else str(value)
 
 
-def _metadata(value: object) -> Mapping[str, Any]:
-    _check(
-        isinstance(value, Mapping) and all(isinstance(key, str) for key in value), "metadata", value,
-        "a dict with text keys",
-    )  # fmt: skip
-    return dict(value)  # type: ignore[call-overload, no-any-return]  # a mapping, checked by the line above
+def _metadata(value: Any) -> Mapping[str, Any]:
+    texts = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+    _check(texts, "metadata", value, "a dict with text keys")
+    return dict(value)
 
 
-def _failure_mode(value: object) -> FailureMode:
+def _failure_mode(value: object) -> Any:
     _check(value in FAILURE_MODES, "failure_mode", value, "one of 'fail_fast', 'stop', 'continue'")
-    return value  # type: ignore[return-value]  # checked by the line above
+    return value
 
 
-def _idempotency_key(value: object) -> str | None:
+def _idempotency_key(value: object) -> Any:
     _check(value is None or (isinstance(value, str) and bool(value)), "idempotency_key", value, "a text")
-    return value  # type: ignore[return-value]  # checked by the line above
+    return value
 
 
 def _kept(value: object) -> Any:
@@ -316,7 +364,7 @@ _STEP_READERS: dict[str, Callable[[object], Any]] = {
     "retry": Retry.of,
     "timeout": _timeout,
     "runtime": _runtime,
-    "max_in_flight": _max_in_flight,
+    "max_in_flight": _limit("max_in_flight"),
     "persist": _flag("persist"),
     "version": _version,
     "tags": lambda value: _names(value, "tags"),
@@ -328,7 +376,7 @@ _PIPELINE_READERS: dict[str, Callable[[object], Any]] = {
     "name": _name,
     "failure_mode": _failure_mode,
     "timeout": _timeout,
-    "max_concurrency": _max_concurrency,
+    "max_concurrency": _limit("max_concurrency"),
     "cache": CachePolicy.of,
     "retry": Retry.of,
     "tags": lambda value: _names(value, "tags"),

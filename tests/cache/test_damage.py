@@ -236,6 +236,7 @@ def test_a_damaged_file_is_never_decoded_and_its_step_performed_again(
     assert home.statuses(make_large) == {"large": "cached"}
 
 
+@pytest.mark.damaged_home
 @pytest.mark.parametrize("damage", [flip, remove], ids=lambda damage: damage.__name__)
 def test_a_damaged_artifact_as_an_argument_fails_the_call_by_name(home: Any, damage: Callable[[Path], None]) -> None:
     artifact = home.result(make_large).step_results["large"].artifacts["large"]

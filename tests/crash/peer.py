@@ -16,7 +16,7 @@ from treadle import Engine, pipeline, step
 @step(cache=False)
 async def hold(gate: str, label: str) -> str:
     """Ends when the file ``gate`` exists."""
-    crash_shapes.note(label)
+    crash_shapes.note(label.upper())
     while not os.path.exists(gate):
         await asyncio.sleep(0.005)
     return label.upper()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+Until = Callable[[Callable[[], object]], Awaitable[None]]
 Drive = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
@@ -30,3 +31,14 @@ def drive(request: pytest.FixtureRequest) -> Drive:
             return runner.run(asyncio.wait_for(coroutine, 20))
 
     return run
+
+
+@pytest.fixture
+def until() -> Until:
+    """Waits, with no time lost, for something that no event tells."""
+
+    async def wait(condition: Callable[[], object]) -> None:
+        while not condition():  # noqa: ASYNC110  # there is nothing to wait for
+            await asyncio.sleep(0)
+
+    return wait

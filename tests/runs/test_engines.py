@@ -70,7 +70,9 @@ def test_a_default_engine_keeps_no_process_from_ending(tmp_path: Path) -> None:
         "print(loop.run_until_complete(p(7)))\n"  # and the loop is never closed
     )
     environment = {**os.environ, "TREADLE_HOME": str(tmp_path / "home"), "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=20, check=True)
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=20, check=True
+    )
     assert done.stdout == "7\n"
     assert "Traceback" not in done.stderr
 
@@ -206,7 +208,13 @@ async def test_a_closed_engine_says_so_and_what_to_do(home: str) -> None:
         await engine.run(doubled, 1)
     async with engine:
         await engine.run(doubled, 1)
-    for attempt in (engine.run(doubled, 1), engine.start(doubled, 1), engine.recover(), engine.resume("x"), engine.prune()):
+    for attempt in (
+        engine.run(doubled, 1),
+        engine.start(doubled, 1),
+        engine.recover(),
+        engine.resume("x"),
+        engine.prune(),
+    ):
         with pytest.raises(EngineClosed, match=r"closed.*async with"):
             await attempt
     with pytest.raises(EngineClosed, match="new Engine"):
@@ -217,7 +225,12 @@ async def test_a_closed_engine_says_so_and_what_to_do(home: str) -> None:
 async def test_a_closed_engine_answers_no_questions_about_its_home(home: str) -> None:
     async with Engine(home) as engine:
         result = await engine.run(doubled, 1)
-    for question in (engine.runs(), engine.get_run(result.run_id), engine.logs(result.run_id), engine.artifact("double")):
+    for question in (
+        engine.runs(),
+        engine.get_run(result.run_id),
+        engine.logs(result.run_id),
+        engine.artifact("double"),
+    ):
         with pytest.raises(EngineClosed):
             await question
     with pytest.raises(EngineClosed):
@@ -278,7 +291,12 @@ asyncio.run(main())
 def test_a_forked_engine_says_so_and_the_parents_goes_on(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
-        [sys.executable, "-c", FORKED, str(tmp_path / "home")], capture_output=True, text=True, env=environment, timeout=20, check=True
+        [sys.executable, "-c", FORKED, str(tmp_path / "home")],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=20,
+        check=True,
     )
     refused, value = done.stdout.splitlines()
     assert "forked" in refused
@@ -287,7 +305,8 @@ def test_a_forked_engine_says_so_and_the_parents_goes_on(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "options", [{"threads": 0}, {"threads": True}, {"max_concurrency": -1}, {"durability": "maybe"}, {"close_timeout": "soon"}]
+    "options",
+    [{"threads": 0}, {"threads": True}, {"max_concurrency": -1}, {"durability": "maybe"}, {"close_timeout": "soon"}],
 )
 def test_wrong_engine_options_are_refused_at_once(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError, match=next(iter(options))):
@@ -316,7 +335,10 @@ def test_an_engine_sets_no_signal_handler_and_no_environment(home: str) -> None:
         before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}, dict(os.environ)
         async with Engine(home) as engine:
             await engine.run(doubled, 1)
-            return before, ({number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}, dict(os.environ))
+            return before, (
+                {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)},
+                dict(os.environ),
+            )
 
     before, during = asyncio.run(main())
     assert before == during

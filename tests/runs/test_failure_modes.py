@@ -94,8 +94,7 @@ async def test_a_dynamic_run_waits_for_its_function_before_a_failure_counts(home
     @pipeline
     async def patient() -> int:
         failing = fails.submit("handled")
-        while not failing.done():
-            await asyncio.sleep(0)
+        await asyncio.wait([failing])
         gates.gate.set()
         value = await gates.waits(7)
         assert isinstance(failing.exception(), ValueError)
@@ -203,8 +202,7 @@ async def test_errors_come_in_the_order_of_submission(home: str) -> None:
         gates.fails_late.submit("first submitted, fails last")
         early = fails.submit("second")
         fails.submit("third")
-        while not early.done():
-            await asyncio.sleep(0)
+        await asyncio.wait([early])
         gates.started.set()
 
     async with Engine(home) as engine:
@@ -232,8 +230,7 @@ async def test_the_exception_that_leaves_the_function_comes_first(home: str) -> 
     @pipeline(failure_mode="continue")
     async def own_error() -> None:
         future = fails.submit("of a step")
-        while not future.done():
-            await asyncio.sleep(0)
+        await asyncio.wait([future])
         raise KeyError("own")
 
     async with Engine(home) as engine:
@@ -258,15 +255,13 @@ async def by_gather(future: Any) -> None:
 
 
 async def by_result(future: Any) -> None:
-    while not future.done():
-        await asyncio.sleep(0)
+    await asyncio.wait([future])
     with pytest.raises(ValueError, match="no"):
         future.result()
 
 
 async def by_exception(future: Any) -> None:
-    while not future.done():
-        await asyncio.sleep(0)
+    await asyncio.wait([future])
     assert isinstance(future.exception(), ValueError)
 
 

@@ -62,7 +62,12 @@ def start(folder: Path, body: str) -> subprocess.Popen[str]:
     script.write_text(SCRIPT + textwrap.dedent(body))
     environment = {**os.environ, "TREADLE_HOME": str(folder / "home"), "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=folder
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=folder,
     )
 
 
@@ -83,7 +88,8 @@ def statuses(folder: Path) -> dict[str, dict[str, str]]:
         async with Engine(folder / "home") as engine:
             found = await engine.runs(children=True)
             return {
-                run.pipeline: {"": run.status, **{name: call.status for name, call in run.step_results.items()}} for run in found
+                run.pipeline: {"": run.status, **{name: call.status for name, call in run.step_results.items()}}
+                for run in found
             }
 
     return asyncio.run(look())
@@ -139,7 +145,9 @@ def test_sigterm_leaves_a_run_that_the_next_engine_calls_interrupted(tmp_path: P
     assert statuses(tmp_path)["long"][""] == "interrupted"
 
 
-def test_the_end_of_the_loop_interrupts_a_detached_run(drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_of_the_loop_interrupts_a_detached_run(
+    drive: Drive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TREADLE_HOME", str(tmp_path / "home"))
     started: list[asyncio.Event] = []
 
@@ -240,14 +248,19 @@ async def test_leaving_the_engine_interrupts_what_outlasts_close_timeout(home: s
 async def test_leaving_the_engine_by_an_exception_interrupts_at_once(home: str) -> None:
     waiting, started, _ = gated()
     begun = asyncio.get_running_loop().time()
-    with pytest.raises(ZeroDivisionError):
+    handles: list[Any] = []
+
+    async def leave_by_an_exception() -> None:
         async with Engine(home, close_timeout=60):
-            handle = waiting.start(3)
+            handles.append(waiting.start(3))
             await started.wait()
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await leave_by_an_exception()
     assert asyncio.get_running_loop().time() - begun < 5
     with pytest.raises(RunInterrupted):
-        await handle
+        await handles[0]
 
 
 @pytest.mark.asyncio

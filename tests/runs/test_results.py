@@ -317,7 +317,10 @@ async def test_a_running_run_can_be_looked_at(home: str) -> None:
                 break
         result = await engine.get_run(handle.id)
         assert result.status == "running"
-        assert {name: call.status for name, call in result.step_results.items()} == {"square": "succeeded", "waits": "running"}
+        assert {name: call.status for name, call in result.step_results.items()} == {
+            "square": "succeeded",
+            "waits": "running",
+        }
         gate.set()
         await handle
         assert result.status == "succeeded"

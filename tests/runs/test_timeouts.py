@@ -50,7 +50,9 @@ def test_an_async_body_is_cancelled_at_its_deadline(drive: Drive, home: str) -> 
     drive(main())
 
 
-def test_a_thread_is_left_behind_at_the_deadline_and_its_late_result_dropped(drive: Drive, home: str) -> None:
+def test_a_thread_is_left_behind_at_the_deadline_and_its_late_result_dropped(
+    drive: Drive, home: str, until: Any
+) -> None:
     release = threading.Event()
 
     @step(timeout=0.1, cache=False)
@@ -81,8 +83,7 @@ def test_a_thread_is_left_behind_at_the_deadline_and_its_late_result_dropped(dri
                 await another()
             assert engine.health()["status"] == "degraded"
             release.set()
-            while engine.metrics()["threads_abandoned"]:
-                await asyncio.sleep(0.01)
+            await until(lambda: not engine.metrics()["threads_abandoned"])
             assert engine.metrics()["late_results"] == 1
             assert await another() == "quick"
             assert engine.health()["status"] == "ok"
@@ -91,7 +92,7 @@ def test_a_thread_is_left_behind_at_the_deadline_and_its_late_result_dropped(dri
     drive(main())
 
 
-def test_a_body_that_swallows_its_cancellation_does_not_delay_the_answer(drive: Drive, home: str) -> None:
+def test_a_body_that_swallows_its_cancellation_does_not_delay_the_answer(drive: Drive, home: str, until: Any) -> None:
     async def main() -> None:
         release = asyncio.Event()
 
@@ -115,8 +116,7 @@ def test_a_body_that_swallows_its_cancellation_does_not_delay_the_answer(drive: 
             assert time.monotonic() - begun < 0.1 + SOON_S
             assert engine.metrics()["bodies_abandoned"] == 1
             release.set()
-            while engine.metrics()["bodies_abandoned"]:
-                await asyncio.sleep(0)
+            await until(lambda: not engine.metrics()["bodies_abandoned"])
             assert (await engine.runs())[0].step_results["stubborn"].status == "failed"
 
     drive(main())

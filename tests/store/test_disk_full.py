@@ -219,6 +219,7 @@ def test_closing_on_a_full_disk_does_not_hang_and_the_run_is_interrupted_later(s
     asyncio.run(main())
 
 
+@pytest.mark.damaged_home  # its artifacts are elsewhere, where the log checker does not look
 def test_an_artifact_that_does_not_fit_fails_its_step_and_may_be_retried(small_disk: Mount, tmp_path: Path) -> None:
     disk = small_disk("2m")
     store = disk / "store"

@@ -129,7 +129,7 @@ def _normalise_blocks(node: ast.AST) -> None:
         block: Any = getattr(node, field, None)
         if type(block) is not list:
             continue
-        statements: list[ast.stmt] = block  # pyright: ignore[reportUnknownVariableType]  # every such field holds these
+        statements: list[ast.stmt] = block
         if field == "body" and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):
             statements = _without_docstring(statements)
         if not isinstance(node, ast.ClassDef):

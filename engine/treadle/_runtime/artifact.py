@@ -46,13 +46,12 @@ class Vault:
         """
         body = row.body
         if body.data is None:
-            return self.blobs.get(body.location, body.size, body.checksum)
+            try:
+                return self.blobs.get(body.location, body.size, body.checksum)
+            except ArtifactDamaged as error:
+                raise _damaged(row, error.why or error.what, error.path) from error
         if len(body.data) != body.size or codecs.checksum(body.data) != body.checksum:
-            raise ArtifactDamaged(
-                f"artifact {row.name} version {row.version} is damaged in the log's database",
-                fix="run its pipeline again, or restore the home from a backup",
-                path=self.home,
-            )
+            raise _damaged(row, "its bytes in the log's database are not those that were stored", self.home)
         return body.data
 
     def value(self, row: ArtifactRow) -> Any:
@@ -71,6 +70,15 @@ class Vault:
     def is_quick(row: ArtifactRow) -> bool:
         """Whether the value is so small that it may be decoded on the event loop."""
         return row.body.data is not None
+
+
+def _damaged(row: ArtifactRow, why: str, path: str) -> ArtifactDamaged:
+    return ArtifactDamaged(
+        f"artifact {row.name} version {row.version} is damaged and was not decoded",
+        why=why,
+        fix="run its pipeline again, or restore the home from a backup",
+        path=path,
+    )
 
 
 class Artifact(Generic[T_co]):

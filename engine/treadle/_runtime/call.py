@@ -221,6 +221,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
         """Drop what only a call under way needs, and every reference that could close a circle."""
         self.args, self.kwargs, self.value = (), None, None
         self.context = self.task = self.dependents = self.awaited = None
+        self.run = cast("Run", self.run.past)
         if self.outcome not in ("failed", "skipped"):
             self.forget()
 
@@ -264,7 +265,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
         future: StepFuture[Any] = StepFuture(loop=self.run.loop)
         future._call, future._output = self, name
         if self.state is CallState.ENDED:
-            self.run.resolve_output(self, name, source, future)
+            self.run.past.resolve_output(self, name, source, future)
         else:
             self.derived = {**(self.derived or {}), name: future}
         return future

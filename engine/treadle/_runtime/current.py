@@ -73,9 +73,13 @@ class Current:
     def _append(self, event: ev.Event) -> None:
         engine = self._call.run.engine
         if engine.is_on_loop():
-            self._call.run.append(event)
+            self._append_here(event)
         else:
-            engine.call_on_loop(self._call.run.append, event)
+            engine.call_on_loop(self._append_here, event)
+
+    def _append_here(self, event: ev.Event) -> None:
+        if not self._call.is_settled:  # the thread of a call that was cancelled or timed out may go on talking
+            self._call.run.append(event)
 
     def __repr__(self) -> str:
         return f"<current call {self.call} of run {self.run_id}, attempt {self.attempt}>"

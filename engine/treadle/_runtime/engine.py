@@ -10,7 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextvars import Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overload
 from weakref import WeakKeyDictionary
 
 from treadle._core.admission import Limit
@@ -26,9 +26,9 @@ from treadle._runtime.identity import Identities
 from treadle._runtime.results import RunResult, StepResult
 from treadle._runtime.scheduler import Scheduler
 from treadle._runtime.threads import ThreadPool
-from treadle.errors import EngineClosed, EngineForked, OptionError, TreadleError
+from treadle.errors import EngineClosed, EngineForked, TreadleError
 from treadle.options import DURABILITIES, UNSET, CachePolicy, Duration, Durability, Keep, PipelineOptions, Retry, StepOptions
-from treadle.options import check_known, seconds
+from treadle.options import check_known, check_whole, seconds
 from treadle.storage import failpoints, home, owners
 from treadle.storage.log import again
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from treadle._runtime.run import Run
     from treadle._runtime.step import Step
     from treadle.contracts import Clock
-    from treadle.events import Event
+    from treadle.events import Event, Logged
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -85,8 +85,8 @@ class Engine:
     ) -> None:
         check_known((durability,), DURABILITIES, "durability")
         for name, number in (("threads", threads), ("max_concurrency", max_concurrency)):
-            if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
-                raise OptionError(f"{name}={number!r} is not allowed", fix="give a whole number from 1", option=name)
+            if number is not None:
+                check_whole(number, 1, name)
         self.id = secrets.token_hex(8)
         self._home_option, self._artifacts = home, artifacts
         self.durability: Durability = durability
@@ -104,7 +104,7 @@ class Engine:
         self.followers: dict[bytes, list[asyncio.Future[None]]] = {}
         self._step_limits: WeakKeyDictionary[Step[..., Any], dict[int, Limit]] = WeakKeyDictionary()
         self._allow_pickle, self.keep = allow_pickle, keep
-        self._capture = Capture(self, prints=capture_print)
+        self.capture = Capture(self, prints=capture_print)
         self._close_timeout_s = seconds(close_timeout, "close_timeout")
         self._left_behind: set[asyncio.Task[Any]] = set()
         self._clock: Clock | None = None
@@ -162,7 +162,7 @@ class Engine:
             raise
         self._state = "open"
         defaults.entered(self)
-        self._capture.install()
+        self.capture.install()
         self._upkeep = self.loop.create_task(upkeep.watch(self))
 
     async def _open(self, held: Holdings) -> None:
@@ -213,7 +213,7 @@ class Engine:
             failpoints.hit("closing")
         finally:
             defaults.left(self)
-            self._capture.remove()
+            self.capture.remove()
             self.pool.close()
             try:
                 await self.reader.close()
@@ -352,6 +352,10 @@ class Engine:
         await asyncio.shield(run.done)
         return RunResult(run.id, run.name, self.archive, run)
 
+    @overload
+    async def recover(self, wait: Literal[True] = True) -> list[RunResult[Any]]: ...
+    @overload
+    async def recover(self, wait: Literal[False]) -> list[RunHandle[Any]]: ...
     async def recover(self, wait: bool = True) -> list[Any]:
         """Take up every interrupted run of this home whose pipeline can be imported.
 
@@ -413,7 +417,7 @@ class Engine:
         """
         return queries.events(self, run_id, after, follow)
 
-    async def logs(self, run_id: str, step: str | None = None) -> list[Event]:
+    async def logs(self, run_id: str, step: str | None = None) -> list[Logged]:
         """What the steps of a run said: records with ``at call step attempt level message stream``.
 
         Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import sys
 import traceback
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 from treadle import events as ev
@@ -14,6 +15,7 @@ from treadle.storage import codecs
 if TYPE_CHECKING:
     from treadle._runtime.call import Call
 
+_HERE = __file__.rpartition("/")[0] if "/" in __file__ else __file__.rpartition("\\")[0]
 MESSAGE_CHARS = 8 * 1024
 TRACEBACK_CHARS = 64 * 1024
 
@@ -95,6 +97,23 @@ def skipped_because(call: Call, root: Call) -> UpstreamFailed:
     )
     error.__cause__ = root.error
     return error
+
+
+def hide_engine(error: BaseException) -> None:
+    """Leave the user's frames in a traceback, and ours out.
+
+    They are noise to who reads it; and they hold the call, which the garbage collector does not see, in a circle.
+    """
+    frames: list[TracebackType] = []
+    traceback_ = error.__traceback__
+    while traceback_ is not None:
+        if not traceback_.tb_frame.f_code.co_filename.startswith(_HERE):
+            frames.append(traceback_)
+        traceback_ = traceback_.tb_next
+    kept: TracebackType | None = None
+    for frame in reversed(frames):
+        kept = TracebackType(kept, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
+    error.__traceback__ = kept
 
 
 def described(failure: ev.Failure) -> str:

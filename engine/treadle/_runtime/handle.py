@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Generator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from treadle._runtime import launch
-from treadle._runtime.context import current_run
+from treadle._runtime.context import active_call, current_run
 from treadle._runtime.defaults import engine_here
 from treadle.errors import AwaitCycle, ResultNotReady
 
@@ -130,10 +130,12 @@ class RunHandle(Generic[R_co]):
         return self
 
     async def _finished(self, launched: launch.Launched) -> None:
+        await launched.elsewhere()
         run = launched.run
         if run is None:
             return
-        inner = current_run()
+        call = active_call.get()
+        inner = call.run if call is not None else current_run()
         while inner is not None:
             if inner is run:
                 raise AwaitCycle(

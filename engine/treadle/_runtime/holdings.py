@@ -64,8 +64,7 @@ class Holdings:
         """Open it all, or leave nothing behind."""
         with ExitStack() as undo:
             database = self._open_memory() if self._in_memory else self._open_home(undo)
-            store = MemoryBlobs() if self._in_memory and self._artifacts is None else blobs.open_blobs(self._artifacts, self.home)
-            self.vault = Vault(str(self.home), store, allow_pickle=self._allow_pickle)
+            self.vault = Vault(str(self.home), self._open_blobs(), allow_pickle=self._allow_pickle)
             generation = Generation(None if self._in_memory else self.home)
             undo.callback(generation.close)
             self.log = Log(
@@ -84,6 +83,11 @@ class Holdings:
                     raise EngineClosed("opening the engine was cancelled")
                 self._opened = undo.pop_all()
         return self
+
+    def _open_blobs(self) -> blobs.BlobStore:
+        if self._in_memory and self._artifacts is None:
+            return MemoryBlobs()
+        return blobs.open_blobs(self._artifacts, self.home)
 
     def _open_memory(self) -> str:
         self.home = Path("memory:")

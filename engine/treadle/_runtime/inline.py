@@ -93,14 +93,14 @@ async def _in_thread(call: Call, values: Values) -> Any:
     try:
         return await future
     except _Expired:
-        engine.pool.abandon(job)
-        raise timed_out(call) from None
+        engine.pool.abandon(job)  # the error is raised below, where it gets no context that holds this frame
     except asyncio.CancelledError:
         engine.pool.abandon(job)
         raise
     finally:
         if timer is not None:
             timer.cancel()
+    raise timed_out(call)
 
 
 class _Expired(BaseException):

@@ -116,6 +116,8 @@ def _take(call: Call, label: str, value: Any, loaded: dict[int, Any] | None = No
         return _shared(call, label, value, loaded)
     if isinstance(value, Artifact):
         content = loaded[id(value)] if loaded else value.read()
+        if value.size > COPIED_BYTES:
+            freeze(content)
         return _Taken(content, value._row.body.digest, artifact=value.id)
     if isinstance(value, MapFuture):
         content, producer = value._values(), value.name
@@ -151,8 +153,7 @@ def _take_future(call: Call, label: str, future: StepFuture[Any]) -> _Taken:
     rows = producer.rows
     if rows is None or (len(rows) > 1 and not future._output):
         return _digested(call, label, value, name)
-    row = rows[producer.plan.output_names.index(future._output)] if future._output else rows[0]
-    body = row.body
+    body = rows[producer.plan.output_names.index(future._output) if future._output else 0].body
     if type(value) not in PLAIN and body.data is not None:
         value = codecs.decode(body.codec, body.data, trusted=True)
     return _Taken(value, body.digest, name)
@@ -188,6 +189,8 @@ def _shared(call: Call, label: str, whole: Unmapped[Any], loaded: dict[int, Any]
     if whole.taken is None:
         first = _take(call, label, whole.value, loaded)
         whole.taken = (first, _template(call, first))
+    taken: _Taken
+    template: codecs.Encoded | None
     taken, template = whole.taken
     if template is None:
         return taken
@@ -207,7 +210,7 @@ def _collect(call: Call, taken: dict[str, _Taken]) -> Values:
     plan = call.plan
     values = Values()
     count = len(call.args)
-    items = [(label, item) for label, item in taken.items()]
+    items = list(taken.items())
     values.args = tuple([item.value for _, item in items[:count]])
     values.kwargs = {name: item.value for name, (_, item) in zip(call.kwargs or (), items[count:], strict=True)}
     values.bound = {label: item.value for label, item in items}

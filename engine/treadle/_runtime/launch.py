@@ -16,7 +16,7 @@ import msgspec
 
 from treadle import events as ev
 from treadle._core.binding import find, replace
-from treadle._core.machine import RESUMABLE
+from treadle._core.machine import RESUMABLE, TERMINAL
 from treadle._core.replay import Memory, RunRecord
 from treadle._runtime import inputs
 from treadle._runtime.artifact import Artifact
@@ -64,12 +64,27 @@ def new_run_id() -> str:
 
 
 class Launched:
-    """A run that was started here, joined, or found to be over."""
+    """A run that was started here, joined, or found to be over; ``run`` is ``None`` if it is not performed here."""
 
-    __slots__ = ("engine", "run", "run_id")
+    __slots__ = ("_target", "engine", "run", "run_id")
 
-    def __init__(self, run_id: str, run: Run | None, engine: Engine | None) -> None:
-        self.run_id, self.run, self.engine = run_id, run, engine
+    def __init__(
+        self, run_id: str, run: Run | None, engine: Engine | None, target: PipelineFn[..., Any] | None = None
+    ) -> None:
+        self.run_id, self.run, self.engine, self._target = run_id, run, engine, target
+
+    async def elsewhere(self) -> None:
+        """Wait for a run of another engine to be over; if that engine dies, the run is taken up here."""
+        while self.run is None and self.engine is not None:
+            row = await self.engine.run_row(self.run_id)
+            status, owner = row["status"], row["owner"]
+            if status in TERMINAL:
+                return
+            self.run = self.engine.runs_here.get(self.run_id)
+            if self.run is None and (status == "interrupted" or not self.engine.is_alive(owner)):
+                self.run = await resume(self.engine, self.run_id, changed="keep", target=self._target)
+            if self.run is None:
+                await asyncio.sleep(POLL_S)
 
     async def result(self) -> RunResult[Any]:
         """The result of the ended run."""
@@ -309,19 +324,11 @@ async def _launch_once(
 
 
 async def _join(engine: Engine, target: PipelineFn[..., Any], run_id: str, status: str, owner: str) -> Launched:
-    while True:
-        here = engine.runs_here.get(run_id)
-        if here is not None:
-            return Launched(run_id, here, engine)
-        if status in ("succeeded", "failed"):
-            return Launched(run_id, None, engine)
+    run = engine.runs_here.get(run_id)
+    if run is None and status not in ("succeeded", "failed"):
         if status in ("cancelled", "interrupted") or not engine.is_alive(owner):
-            resumed = await resume(engine, run_id, changed="keep", target=target)
-            if resumed is not None:
-                return Launched(run_id, resumed, engine)
-        await asyncio.sleep(POLL_S)
-        row = await engine.run_row(run_id)
-        status, owner = row["status"], row["owner"]
+            run = await resume(engine, run_id, changed="keep", target=target)
+    return Launched(run_id, run or engine.runs_here.get(run_id), engine, target)
 
 
 async def _child_again(

@@ -96,7 +96,7 @@ def _references_in(run: Run, plan: Plan, value: Any) -> list[Reference]:
         )
     found = list(find((value,), References))
     for reference in found:
-        if (reference.run if isinstance(reference, MapFuture) else reference._call.run) is not run:
+        if (reference.run if isinstance(reference, MapFuture) else reference._call.run).id != run.id:
             raise ForeignFuture(
                 f"a call of {plan.name} got {reference!r}, which belongs to another run",
                 fix="await it where it belongs and pass its value, or its .artifact",
@@ -178,7 +178,9 @@ def start(calls: list[Call]) -> None:
 
 
 def _give_task(call: Call, values: inputs.Values | None) -> None:
-    context = call.context.copy() if call.context is not None else contextvars.copy_context()
+    context = call.context if call.context is not None else contextvars.copy_context()
+    if call.group is not None:
+        context = context.copy()  # all calls of a map are submitted in one context
     call.task = call.run.loop.create_task(live(call, values), context=context)
 
 
@@ -253,6 +255,8 @@ async def perform(call: Call, values: inputs.Values) -> None:
             if delay is None:
                 raise
             failure = failure_of(error)
+        finally:
+            run.engine.capture.attempt_ended(call)
         part = run.append(
             ev.CallRetrying(
                 at=run.now(), call=call.name, step=plan.name, attempt=call.attempt, failure=failure, delay_s=delay

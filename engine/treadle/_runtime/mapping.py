@@ -18,7 +18,7 @@ import itertools
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from treadle._core.admission import Limit
 from treadle._core.machine import CallStatus
@@ -106,7 +106,7 @@ class MapFuture(Mapped, Iterable[StepFuture[T]], Generic[T]):
         if known is not None:
             return known
         if at < self._next:
-            self._refuse_what_was_given_away(at)
+            raise self._given_away(at)
         raise ResultNotReady(f"call {child(self.name, at)} was never made", why=str(self.missing), fix="look at .status first")
 
     def __iter__(self) -> Iterator[StepFuture[T]]:
@@ -237,7 +237,7 @@ class MapFuture(Mapped, Iterable[StepFuture[T]], Generic[T]):
     def _adopt(self, call: Call) -> None:
         """Know a new call before anything can happen to it."""
         assert call.index is not None
-        call.group, call.limits, call.context = self, self._limits, self._context.copy()
+        call.group, call.limits, call.context = self, self._limits, self._context
         self._children[call.index] = call.future
 
     def _complete(self) -> None:
@@ -334,14 +334,14 @@ class MapFuture(Mapped, Iterable[StepFuture[T]], Generic[T]):
             ResultNotReady: something was given away already.
         """
         if self._has_dropped:
-            self._refuse_what_was_given_away(min(set(range(self._next)) - self._children.keys(), default=0))
+            raise self._given_away(min(set(range(self._next)) - self._children.keys(), default=0))
         self._is_lazy = False
         self._untaken = 0
         self._window = NO_LIMIT
         self._room.set()
 
-    def _refuse_what_was_given_away(self, index: int) -> NoReturn:
-        raise ResultNotReady(
+    def _given_away(self, index: int) -> ResultNotReady:
+        return ResultNotReady(
             f"call {child(self.name, index)} was given away by `async for` or to another map, which keep no futures",
             fix="use the map once; or index or await it first; or give it an input that has a length, such as a list",
             call=child(self.name, index),
@@ -439,7 +439,7 @@ class MapFuture(Mapped, Iterable[StepFuture[T]], Generic[T]):
                     await self._news()
             future = self._children.get(index)
             if future is None:
-                self._refuse_what_was_given_away(index)
+                raise self._given_away(index)
             yield future
             if self._is_lazy:
                 self._take(index, future)

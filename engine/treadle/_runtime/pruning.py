@@ -22,7 +22,7 @@ import msgspec
 from treadle import events as ev
 from treadle._core.machine import TERMINAL
 from treadle.errors import OptionError
-from treadle.options import Duration, seconds
+from treadle.options import Duration, check_whole, seconds
 from treadle.storage.reader import open_reader, unpack_segment
 from treadle.storage.rows import Body
 from treadle.storage.writer import Transaction
@@ -151,8 +151,8 @@ async def prune(engine: Engine, older_than: Duration | None, keep_last: int | No
                 fix="give older_than= or keep_last= (keep_last=0 forgets all), or open the engine with keep=Keep(...)",
             )
         older_than, limit = engine.keep.runs_for, engine.keep.bytes
-    if keep_last is not None and (isinstance(keep_last, bool) or not isinstance(keep_last, int) or keep_last < 0):
-        raise OptionError(f"keep_last={keep_last!r} is not allowed", fix="give a whole number from 0", option="keep_last")
+    if keep_last is not None:
+        check_whole(keep_last, 0, "keep_last")
     age = seconds(older_than, "older_than") if older_than is not None else 0.0 if by_rule else None
     await engine.log.flush()
     census = await engine.io.run(Census, engine.archive.path)

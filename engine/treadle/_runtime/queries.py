@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from treadle import events as ev
-from treadle._core.machine import CallState
+from treadle._core.machine import CallState, RunStatus
 from treadle._runtime.artifact import Artifact, Vault
 from treadle._runtime.results import RunResult
 from treadle.errors import ArtifactNotFound, EngineClosed, ResultNotReady, RunNotFound, TreadleError
+from treadle.options import check_known
 from treadle.storage import schema
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ async def runs(
 ) -> list[RunResult[Any]]:
     """Runs, newest first."""
     engine.check_readable()
+    if status is not None:
+        check_known((status,), get_args(RunStatus), "status")
     where: list[str] = [] if children else ["parent=''"]
     parameters: list[Any] = []
     for column, value in (("pipeline", pipeline), ("status", status)):
@@ -94,15 +97,15 @@ async def _is_over(engine: Engine, run_id: str, after: int) -> bool:
     return bool(rows) and rows[0][0] != "running" and not await _batch(engine, run_id, after)
 
 
-async def logs(engine: Engine, run_id: str, step: str | None) -> list[ev.Event]:
+async def logs(engine: Engine, run_id: str, step: str | None) -> list[ev.Logged]:
     """What the steps of a run said."""
     engine.check_readable()
     await engine.log.flush()
-    records: list[ev.Event] = []
-    async for event in events(engine, run_id, 0, False):
-        if isinstance(event, ev.Logged) and step in (None, event.step, event.call):
-            records.append(event)
-    return records
+    return [
+        event
+        async for event in events(engine, run_id, 0, False)
+        if isinstance(event, ev.Logged) and step in (None, event.step, event.call)
+    ]
 
 
 async def artifact(engine: Engine, name: str, version: int | None) -> Artifact[Any]:
@@ -122,9 +125,7 @@ def artifact_of(call: Call, output: str | None, vault: Vault) -> Artifact[Any]:
     """One stored output of an ended call."""
     if call.state is not CallState.ENDED:
         raise ResultNotReady(f"call {call.name} has not ended, so it has no artifact yet", fix="await it first")
-    rows = call.rows or []
-    if output is not None:
-        rows = [row for row in rows if row.name == output]
+    rows = [row for row in call.rows or () if output in (None, row.name)]
     if len(rows) == 1:
         return Artifact(rows[0], vault)
     if rows:

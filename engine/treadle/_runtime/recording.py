@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from treadle import events as ev
 from treadle._core.replay import CallRecord
 from treadle._runtime.call import Call
-from treadle._runtime.failures import failure_of, skipped_because
+from treadle._runtime.failures import failure_of, hide_engine, skipped_because
 from treadle._runtime.inputs import keep_plain
 from treadle.errors import UpstreamFailed
 from treadle.storage.rows import ArtifactRow, Part
@@ -68,6 +68,8 @@ def fail(call: Call, error: BaseException) -> None:
         _record_end(call, error)
         return
     call.error = error
+    failure = failure_of(error)
+    hide_engine(error)
     _note(error, f"in call {call.name} of run {run.id}, attempt {call.attempt}")
     call.settle("failed")
     run.failed.append(call)
@@ -77,7 +79,7 @@ def fail(call: Call, error: BaseException) -> None:
     introduce(call)
     duration = run.ticks() - call.started_clock if call.attempt else 0.0
     event = ev.CallFailed(
-        at=run.now(), call=call.name, step=call.plan.name, attempt=call.attempt, failure=failure_of(error), duration_s=duration,
+        at=run.now(), call=call.name, step=call.plan.name, attempt=call.attempt, failure=failure, duration_s=duration,
         inputs=keep_plain(call) if call.attempt else b"",
     )  # fmt: skip
     part = run.append(event)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from treadle import events as ev
@@ -17,15 +18,24 @@ from treadle._core.admission import Limit
 from treadle._core.binding import find, replace
 from treadle._core.naming import Names, base_of, child
 from treadle._core.replay import Memory
-from treadle._runtime import inline, inputs, lifecycle
+from treadle._runtime import function, inputs, lifecycle
 from treadle._runtime.artifact import Artifact
 from treadle._runtime.call import Call, Ending, StepFuture
+from treadle._runtime.capture import join_structlog
 from treadle._runtime.context import active_call, active_engine, active_run
-from treadle._runtime.failures import failure_of
+from treadle._runtime.failures import described, failure_of
 from treadle._runtime.mapping import MapFuture, Sources
+from treadle._runtime.past import Past
 from treadle._runtime.plan import Plan, hint, logger
-from treadle.errors import EncodeError, LogUnavailable, RunCancelled, RunFenced, RunInterrupted, RunTimeout
-from treadle.options import UNSET, FailureMode, PipelineOptions, StepOptions
+from treadle.errors import (
+    EncodeError,
+    LogUnavailable,
+    RunCancelled,
+    RunFenced,
+    RunInterrupted,
+    RunTimeout,
+)
+from treadle.options import FailureMode, PipelineOptions, StepOptions
 from treadle.storage import failpoints
 from treadle.storage.log import again
 from treadle.storage.rows import ArtifactRow, Body, Part
@@ -38,8 +48,6 @@ if TYPE_CHECKING:
 
 
 LOST_GRACE_S = 1.0
-PATIENCE_S = (1.0, 4.0, 1.0)
-"""A pipeline function that swallows its cancellation is cancelled again after these, and then left behind."""
 
 
 class Run:
@@ -54,6 +62,7 @@ class Run:
         self.loop = engine.loop
         self.name: str = target.name
         self.epoch = 1
+        self.past = Past(engine, run_id)
         self.active: dict[Call, None] = {}
         self.feeders: dict[MapFuture[Any], None] = {}
         self.children: dict[Run, None] = {}
@@ -74,8 +83,8 @@ class Run:
         self.now, self.ticks = engine.clock.time, engine.clock.monotonic
         self.created_at, self.ended_at = self.now(), 0.0
         self.recoverable = True
-        self.debug: bool = options.debug is True
-        self.debug_lock = asyncio.Lock()
+        self.debug: bool = options.debug is True or (parent is not None and parent.debug)
+        self.debug_lock: asyncio.Lock = parent.debug_lock if parent is not None else asyncio.Lock()
         self.failure_mode: FailureMode = options.failure_mode or "fail_fast"
         self.timeout_s: float | None = options.timeout or None
         self.ending: Ending | None = None
@@ -93,8 +102,9 @@ class Run:
         self.was_observed = False
         self.submitted = 0
         self._failures_seen = 0
+        self._publishing: deque[Call] = deque()
         self._has_begun = False
-        self._thread_id = 0
+        self.thread_id = 0
         self._plans: dict[Step[..., Any], Plan] = {}
         self._step_limits: dict[Any, Limit] = {}
         self._idle: asyncio.Future[None] | None = None
@@ -183,8 +193,18 @@ class Run:
         return committed.future
 
     def publish(self, call: Call) -> None:
-        """A call's outcome need not wait for its commit."""
-        lifecycle.publish(call, None)
+        """A call's outcome need not wait for its commit.
+
+        One after another: what a failure skips is published here in its turn, and a long chain would overflow the stack.
+        """
+        self._publishing.append(call)
+        if len(self._publishing) > 1:
+            return
+        while self._publishing:
+            try:
+                lifecycle.publish(self._publishing[0], None)
+            finally:
+                self._publishing.popleft()
 
     def resolve(self, call: Call, error: BaseException | None) -> None:
         """The commit that a call waits for has happened, or could not."""
@@ -227,20 +247,9 @@ class Run:
         """A map has made its last call."""
         self._wake_if_idle()
 
-    @staticmethod
-    def resolve_output(call: Call, name: str, source: StepFuture[Any], future: StepFuture[Any]) -> None:
-        """Fill the future of one output of a call that has ended already."""
-        if source.cancelled():
-            asyncio.Future.cancel(future)
-        elif (error := asyncio.Future.exception(source)) is not None:
-            asyncio.Future.set_exception(future, error)
-        else:
-            values, _ = call.plan.split(asyncio.Future.result(source))
-            asyncio.Future.set_result(future, values[call.plan.output_names.index(name)])
-
     def artifacts_of(self, call: Call) -> dict[str, Artifact[Any]]:
         """The stored outputs of an ended call."""
-        return {row.name: Artifact(row, self.engine.vault) for row in call.rows or ()}
+        return self.past.artifacts_of(call)
 
     # -- names in a resumed run -----------------------------------------------------------
 
@@ -266,6 +275,7 @@ class Run:
 
     def start(self) -> None:
         """Begin: the function runs in a task of its own."""
+        join_structlog()
         context = contextvars.copy_context()
         context.run(active_run.set, self)
         context.run(active_call.set, None)
@@ -288,10 +298,11 @@ class Run:
             self._over()
 
     async def _main(self) -> None:
-        timer = self.engine.clock.call_later(self.timeout_s, self.stop, "run_timeout") if self.timeout_s and not self.debug else None
+        limit_s = None if self.debug else self.timeout_s
+        timer = self.engine.clock.call_later(limit_s, self.stop, "run_timeout") if limit_s else None
         value, error, self._has_begun = None, None, True
         try:
-            value = await self._perform()
+            value = await function.perform(self)
         except BaseException as caught:
             error = caught
         try:
@@ -306,73 +317,6 @@ class Run:
             if timer is not None:
                 timer.cancel()
             self._over()
-
-    async def _perform(self) -> Any:
-        if self.ending is not None:
-            raise asyncio.CancelledError
-        if self.target.is_async:
-            return await self._on_loop(self.target.fn(*self.args, **self.kwargs))
-        return await self._in_thread(self.target.fn)
-
-    async def _on_loop(self, function: Coroutine[Any, Any, Any]) -> Any:
-        """An ``async`` pipeline has a task of its own, so that one that swallows its cancellation can be left behind."""
-        body = self.loop.create_task(function)
-        try:
-            await asyncio.wait((body,))
-        except asyncio.CancelledError:
-            if self.ending is None:
-                self.stop("interrupt")  # nobody told this run to stop, so its loop is ending
-            await self._end_body(body)
-            raise
-        return body.result()
-
-    async def _end_body(self, body: asyncio.Task[Any]) -> None:
-        for patience_s in (inline.GRACE_S,) if self.ending == "run_timeout" else PATIENCE_S:
-            body.cancel()
-            try:
-                await asyncio.wait((body,), timeout=patience_s)
-            except asyncio.CancelledError:
-                break
-            if body.done():
-                break
-        self.engine.leave_behind(body)
-
-    async def _in_thread(self, fn: Callable[..., Any]) -> Any:
-        """A ``def`` pipeline has a thread of its own, so that it can wait for its calls."""
-        future: asyncio.Future[Any] = self.loop.create_future()
-        context = contextvars.copy_context()
-
-        def finish(result: Any, error: BaseException | None) -> None:
-            if future.done():
-                return
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
-
-        def work() -> None:
-            result, error = None, None
-            self._thread_id = threading.get_ident()
-            try:
-                result = context.run(fn, *self.args, **self.kwargs)
-            except StopIteration as stopped:
-                error = RuntimeError("the pipeline raised StopIteration")
-                error.__cause__ = stopped
-            except BaseException as caught:
-                error = caught
-            finally:
-                self._thread_id = 0
-            self.engine.call_on_loop(finish, result, error)
-
-        threading.Thread(target=work, name=f"treadle-{self.name}", daemon=True).start()
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            if self.ending is None:
-                self.stop("interrupt")
-            future.add_done_callback(lambda done: done.cancelled() or done.exception())
-            await asyncio.wait((future,), timeout=inline.GRACE_S)
-            raise
 
     async def _end_calls(self, value: Any, error: BaseException | None) -> tuple[Any, BaseException | None]:
         """Apply the failure mode, wait for every call, and resolve futures in what was returned."""
@@ -431,9 +375,10 @@ class Run:
 
     def _wake_if_idle(self) -> None:
         idle = self._idle
-        if idle is not None and not idle.done():
-            if not (self.active or self.feeders or self.children) or self._failures > self._failures_seen:
-                idle.set_result(None)
+        if idle is None or idle.done():
+            return
+        if not (self.active or self.feeders or self.children) or self._failures > self._failures_seen:
+            idle.set_result(None)
 
     async def _resolve_value(self, value: Any) -> Any:
         """Futures and artifacts in the returned value become what they stand for."""
@@ -466,7 +411,7 @@ class Run:
 
     def raise_if_left_behind(self) -> None:
         """The thread of a ``def`` pipeline that outlived its run gets the cancellation, too."""
-        if self._thread_id == threading.get_ident():
+        if self.thread_id == threading.get_ident():
             raise asyncio.CancelledError(f"run {self.id} was stopped")
 
     @property
@@ -517,7 +462,8 @@ class Run:
         except asyncio.CancelledError:
             await committed.future
         self.status = status
-        logger.log(20 if status == "succeeded" else 30, "run %s of %s %s", self.id, self.name, status)
+        why = f": {described(event.failure)}" if isinstance(event, ev.RunFailed) else ""
+        logger.log(20 if status == "succeeded" else 30, "run %s of %s %s%s", self.id, self.name, status, why)
 
     async def _ending_event(self, value: Any, error: BaseException | None) -> tuple[ev.Event, str]:
         now = self.ended_at

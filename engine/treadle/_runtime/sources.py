@@ -178,7 +178,7 @@ def _length_of(source: Any) -> int | None:
 
 def _source(run: Run, label: str, value: Any) -> Any:
     if isinstance(value, (Mapped, StepFuture)):
-        if (value._run if isinstance(value, Mapped) else value._call.run) is not run:
+        if (value._run if isinstance(value, Mapped) else value._call.run).id != run.id:
             raise ForeignFuture(f"{label} of the map belongs to another run", fix="await it there and pass its values")
         return value
     if isinstance(value, (Unmapped, range)):
@@ -230,7 +230,8 @@ def _iterable(items: Any) -> Iterable[Any]:
             fix="use unmapped(...) to give it whole to each call",
             option="map",
         )
-    return items
+    iterable: Iterable[Any] = items
+    return iterable
 
 
 async def _listed(source: Any) -> Any:

@@ -101,10 +101,11 @@ class Step(Generic[P, R_co]):
             return result
         self.binder.check(args, kwargs)
         if run.engine.is_on_loop():
-            coroutine = _submitted(run, self, args, kwargs)
+            coroutine: Any = _submitted(run, self, args, kwargs)
             coroutine.__name__ = coroutine.__qualname__ = self.name  # what the warning of an un-awaited call says
-            return coroutine
-        future = cast("StepFuture[Any]", run.engine.on_loop(self._submit, run, args, kwargs))
+            call: Coroutine[Any, Any, R_co] = coroutine
+            return call
+        future = run.engine.on_loop(self._submit, run, args, kwargs)
         value: Any = run.engine.wait_for_call(run, future)
         return cast("Coroutine[Any, Any, R_co]", value)
 
@@ -160,7 +161,7 @@ class Step(Generic[P, R_co]):
         run = current_run() or _no_run(f"{self.name}.map(...)")
         if run.engine.is_on_loop():
             return run.submit_map(self, args, kwargs)
-        return cast("MapFuture[Any]", run.engine.on_loop(run.submit_map, self, args, kwargs))
+        return run.engine.on_loop(run.submit_map, self, args, kwargs)
 
     def product(self, /, *args: Any, **kwargs: Any) -> MapFuture[R_co]:
         """One call per combination of the inputs' items: ``s.product([1, 2], "ab")`` makes four calls.
@@ -332,6 +333,10 @@ def _refuse_what_is_no_step(fn: Any) -> None:
         raise OptionError(f"{name} is {kind}, and a step returns one value", fix="return a list, or map a step over the items")
     if inspect.isclass(fn) or not callable(fn):
         raise OptionError(f"@step got {name}, which is not a function", fix="decorate a def or an async def")
+    try:
+        inspect.signature(fn)
+    except ValueError:
+        raise OptionError(f"{name} has no signature that Python knows", fix="call it in a def, and decorate that") from None
 
 
 def _is_method(fn: Any) -> bool:

@@ -20,14 +20,14 @@ Finish = Callable[[Any, BaseException | None], None]
 class Job:
     """One function on its way through the pool."""
 
-    __slots__ = ("abandoned", "error", "finish", "fn", "result", "started")
+    __slots__ = ("abandoned", "delivered", "error", "finish", "fn", "result", "started")
 
     def __init__(self, fn: Callable[[], Any], finish: Finish) -> None:
         self.fn: Callable[[], Any] | None = fn
         self.finish: Finish | None = finish
         self.result: Any = None
         self.error: BaseException | None = None
-        self.started = self.abandoned = False
+        self.started = self.delivered = self.abandoned = False
 
 
 class ThreadPool:
@@ -69,7 +69,10 @@ class ThreadPool:
         with self._lock:
             if job.abandoned or job.finish is None:
                 return
-            job.abandoned, job.finish = True, None
+            job.finish = None
+            if job.delivered:
+                return  # its result is on the way here, and nobody wants it; the thread is free
+            job.abandoned = True
             is_stuck = job.started
         if is_stuck:
             self.abandoned += 1
@@ -94,20 +97,24 @@ class ThreadPool:
                 except BaseException as error:
                     job.error = error
             fn = None
-            self._deliver(job)
-            if job.abandoned and job.started:
+            if not self._deliver(job):
                 return
+            del job  # an idle thread must not keep the last result alive
 
-    def _deliver(self, job: Job) -> None:
+    def _deliver(self, job: Job) -> bool:
+        """Hand a job back; False if this thread has been replaced meanwhile."""
         with self._lock:
+            job.delivered = True
+            is_mine = not (job.abandoned and job.started)
             self._finished.append(job)
             if self._waking:
-                return
+                return is_mine
             self._waking = True
         try:
             self._loop.call_soon_threadsafe(self._drain)
         except RuntimeError:
-            return  # the loop is closed: nobody is left to be told
+            return False  # the loop is closed: nobody is left to be told
+        return is_mine
 
     # -- on the loop ----------------------------------------------------------------------
 
@@ -122,8 +129,10 @@ class ThreadPool:
                 self.abandoned -= 1
                 continue
             self._busy -= 1
-            if job.finish is not None:
-                job.finish(job.result, job.error)
+            finish, job.finish = job.finish, None
+            if finish is not None:
+                finish(job.result, job.error)
+            job.result = job.error = None
 
 
 def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:

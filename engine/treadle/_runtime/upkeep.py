@@ -18,6 +18,7 @@ from treadle.storage.writer import Transaction
 
 if TYPE_CHECKING:
     from treadle._runtime.engine import Engine
+    from treadle._runtime.run import Run
 
 WATCH_S = 2.0
 PRUNE_S = 3600.0
@@ -46,7 +47,8 @@ async def recover(engine: Engine, *, wait: bool) -> list[Any]:
     rows = await engine.reader.rows(
         "SELECT id FROM runs WHERE status='interrupted' AND recoverable AND parent='' ORDER BY number", ()
     )
-    runs, poisoned = [], []
+    runs: list[Run] = []
+    poisoned: list[str] = []
     for (run_id,) in rows:
         try:
             run = await launch.resume(engine, run_id, changed="keep", recovery=True)
@@ -63,8 +65,8 @@ async def recover(engine: Engine, *, wait: bool) -> list[Any]:
         return [engine.handle_of(run) for run in runs]
     if runs:
         await asyncio.wait([run.done for run in runs])
-    over = [RunResult(run.id, run.name, engine.archive, run) for run in runs]
-    return [*over, *[await engine.get_run(run_id) for run_id in poisoned]]
+    over: list[RunResult[Any]] = [RunResult(run.id, run.name, engine.archive, run) for run in runs]
+    return over + [await engine.get_run(run_id) for run_id in poisoned]
 
 
 def cancel(run_id: str) -> Callable[[Transaction], bool]:

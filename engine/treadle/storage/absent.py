@@ -42,6 +42,8 @@ class Generation:
             try:
                 if os.fstat(fd).st_size < _COUNT.size:
                     os.ftruncate(fd, _COUNT.size)
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(fd, 0, _COUNT.size)  # a write to a mapped hole on a full disk kills the process
                 self._map = mmap.mmap(fd, _COUNT.size)
             finally:
                 os.close(fd)

@@ -47,7 +47,7 @@ def unpack_artifact(row: Sequence[Any]) -> ArtifactRow:
     """An artifact from its row: id, name, version, body; one whose row cannot be read has no bytes that fit it."""
     try:
         body = _decode_body(row[3])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, ValueError, RecursionError):
         body = Body(b"", b"", -1, "", "", "", "", "", 0.0, data=b"")
     return ArtifactRow(row[1], body, row[0], row[2])
 
@@ -146,7 +146,7 @@ class Reader:
             await connection.execute(f"PRAGMA {pragma}")
         if self._connection is not None or self._closed:
             await connection.close()
-            return self._connection or await self._open()
+            return await self._open() if self._connection is None else self._connection
         self._connection = connection
         return connection
 

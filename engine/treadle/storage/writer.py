@@ -116,7 +116,7 @@ class Writer:
         """Queue one transaction."""
         self._queue.put(work)
 
-    def stop(self, stopped: Callable[[], None]) -> None:
+    def stop(self, stopped: Callable[[], object]) -> None:
         """Commit what is queued, close the connection, call ``stopped`` on the thread, and end it."""
         self._stopped = stopped
         self._queue.put(None)
@@ -279,13 +279,16 @@ class Writer:
         self._ours.clear()
 
     def _fenced(self, batch: Batch) -> dict[str, BaseException]:
-        """The runs of this batch that another engine has taken over; asked once per run until somebody else writes."""
+        """The runs of this batch that another engine has taken over, or declared interrupted in order to.
+
+        Asked once per run until somebody else writes.
+        """
         unknown = [run_id for run_id in batch.parts if run_id not in self._ours]
         self._ours.difference_update([part.run_id for part in batch.parts.values() if part.ended])
         if not unknown:
             return {}
         found = self.connection.execute(_OWNERS, (_json(unknown),)).fetchone()[0]
-        owners = {run: (owner, epoch) for run, owner, epoch in msgspec.json.decode(found)}
+        owners = {run: tuple(holder) for run, *holder in msgspec.json.decode(found)}
         fenced: dict[str, BaseException] = {
             part.run_id: RunFenced(
                 f"run {part.run_id} was taken over by another engine",
@@ -294,7 +297,7 @@ class Writer:
                 run_id=part.run_id,
             )
             for part in batch.parts.values()
-            if part.run_id in owners and owners[part.run_id] != (self._owner, part.epoch)
+            if part.run_id in owners and owners[part.run_id] != (self._owner, part.epoch, "running")
         }
         self._ours.update(run_id for run_id in unknown if run_id not in fenced and not batch.parts[run_id].ended)
         return fenced
@@ -450,5 +453,5 @@ _END = """UPDATE runs SET status = json_extract(value, '$[1]'), ended_at = json_
     FROM json_each(CAST(?1 AS TEXT)) WHERE runs.id = json_extract(value, '$[0]')"""
 _RUNNING = """SELECT id, epoch FROM runs WHERE status = 'running' AND owner = ?1
     AND id IN (SELECT value FROM json_each(CAST(?2 AS TEXT)))"""
-_OWNERS = """SELECT json_group_array(json_array(id, owner, epoch)) FROM runs
+_OWNERS = """SELECT json_group_array(json_array(id, owner, epoch, status)) FROM runs
     WHERE id IN (SELECT value FROM json_each(CAST(?1 AS TEXT)))"""

@@ -68,7 +68,7 @@ class VirtualClock:
     async def sleep(self, seconds: float) -> None:
         """Wait until the clock was advanced by so much."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        timer = self.call_later(seconds, lambda: future.done() or future.set_result(None))
+        timer = self.call_later(seconds, _wake, future)
         try:
             await future
         finally:
@@ -99,3 +99,8 @@ class VirtualClock:
             if self._timers:
                 return self._timers[0][0] - self._now
             await asyncio.sleep(0.001)
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -15,7 +15,7 @@ from treadle.storage.codecs.gate import (
     format_digest,
     parse_digest,
 )
-from treadle.storage.codecs.registry import Codec, register_codec
+from treadle.storage.codecs.registry import register_codec
 
 __all__ = [
     "Codec",

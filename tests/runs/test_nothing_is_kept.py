@@ -1,0 +1,144 @@
+"""A run keeps nothing per call once it is over: calls are outside the garbage collector's sight, so a circle would leak."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import tracemalloc
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from treadle import Engine, MapFuture, StepFuture, pipeline, step
+
+CALLS = 60
+
+
+@step(cache=False)
+async def good(x: int) -> int:
+    return x
+
+
+@step(cache=False)
+async def bad(x: int) -> int:
+    raise ValueError(x)
+
+
+@step(cache=False)
+def threaded(x: int) -> int:
+    return x
+
+
+@step(outputs=("a", "b"), cache=False)
+async def pair(x: int) -> tuple[int, int]:
+    return x, x
+
+
+@step(cache=False)
+async def forever(x: int) -> int:
+    await asyncio.Event().wait()
+    return x
+
+
+@pipeline
+async def succeeds() -> None:
+    await good.map(threaded.map(range(CALLS)))
+
+
+@pipeline(failure_mode="continue")
+async def fails() -> None:
+    await asyncio.gather(*[good.submit(bad.submit(x)) for x in range(CALLS)], return_exceptions=True)
+
+
+@pipeline
+async def fails_fast() -> None:
+    await asyncio.gather(*[forever.submit(x) for x in range(CALLS)], bad.submit(0))
+
+
+@pipeline
+async def splits() -> None:
+    for x in range(CALLS):
+        await pair.submit(x).output("a")
+
+
+@pipeline
+async def cancels() -> None:
+    futures = [forever.submit(x) for x in range(CALLS)]
+    await asyncio.sleep(0.01)
+    for future in futures:
+        future.cancel()
+    await asyncio.wait(futures)
+
+
+@pipeline
+async def retries() -> None:
+    for x in range(10):
+        with pytest.raises(ValueError, match="0"):
+            await bad.with_options(retry=1)(x * 0)
+
+
+async def _observe(engine: Engine, target: Any) -> None:
+    result = await engine.run(target)
+    assert result.status in ("succeeded", "failed")
+    del result
+
+
+@pytest.mark.parametrize("target", [succeeds, fails, fails_fast, splits, cancels, retries], ids=lambda target: target.name)
+def test_no_call_survives_its_run(target: Any, tmp_path: Path) -> None:
+    async def main() -> int:
+        async with Engine(tmp_path) as engine:
+            await _observe(engine, target)
+            gc.collect()
+            tracemalloc.start()
+            try:
+                await _settled(lambda: _observe(engine, target))
+                return _live_calls()
+            finally:
+                tracemalloc.stop()
+
+    assert asyncio.run(main()) < CALLS / 20
+
+
+async def _settled(act: Callable[[], Awaitable[None]]) -> None:
+    await act()
+    for _ in range(5):
+        await asyncio.sleep(0.005)
+    gc.collect()
+
+
+def _live_calls() -> int:
+    """Blocks that ``Call.make`` allocated and that are still there."""
+    only = tracemalloc.Filter(True, "*/_runtime/call.py")
+    return sum(line.count for line in tracemalloc.take_snapshot().filter_traces([only]).statistics("filename"))
+
+
+def test_the_collector_sees_one_object_per_waiting_call(tmp_path: Path) -> None:
+    async def main() -> int:
+        hold = asyncio.Event()
+
+        @step(max_in_flight=1, cache=False)
+        async def held(x: int) -> int:
+            await hold.wait()
+            return x
+
+        @pipeline
+        async def waits() -> int:
+            gc.collect()
+            before = len(gc.get_objects())
+            futures: MapFuture[int] = held.map(range(5 * CALLS))
+            kept: list[StepFuture[int]] = list(futures)
+            for _ in range(50):
+                await asyncio.sleep(0)
+            gc.collect()
+            seen = len(gc.get_objects()) - before
+            hold.set()
+            assert await futures == list(range(5 * CALLS))
+            del kept
+            return seen
+
+        async with Engine(tmp_path) as engine:
+            return (await engine.run(waits)).value
+
+    assert asyncio.run(main()) < 2 * 5 * CALLS
