@@ -5,7 +5,6 @@ Knows types and ranges; does not know what the options lead to.
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -93,6 +92,8 @@ def check_known(given: Iterable[str], known: Sequence[str], what: str) -> None:
     """Refuse option names that do not exist, with the nearest name that does."""
     for name in given:
         if name not in known:
+            import difflib  # only a mistake pays for it
+
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"the options are: {', '.join(sorted(known))}"
             raise OptionError(f"{what} has no option {name!r}", fix=hint, option=name)

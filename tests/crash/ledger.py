@@ -22,11 +22,17 @@ class Line(NamedTuple):
 
 
 def read(path: Path) -> list[Line]:
-    """The ledger so far."""
-    if not path.exists():
-        return []
-    lines = [text.split(" ") for text in path.read_text().splitlines()]
-    return [Line(run, call, int(attempt), label) for run, call, attempt, label in lines]
+    """The bodies that have begun so far."""
+    return [Line(run, call, int(attempt), label) for run, call, attempt, label in _lines(path) if run != "-"]
+
+
+def acknowledged(path: Path) -> set[str]:
+    """What a pipeline was told to be done."""
+    return {label for run, _, _, label in _lines(path) if run == "-"}
+
+
+def _lines(path: Path) -> list[list[str]]:
+    return [text.split(" ") for text in path.read_text().splitlines()] if path.exists() else []
 
 
 def committed(home: Path) -> set[tuple[str, str]]:

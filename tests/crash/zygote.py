@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import json
 import os
 import signal
@@ -94,5 +95,7 @@ def perform(command: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     assert treadle
+    gc.collect()
+    gc.freeze()  # or a child's first collection would copy every page it shares with this process
     for line in sys.stdin:
         print(json.dumps(perform(json.loads(line))), flush=True)

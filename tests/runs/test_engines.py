@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from treadle import Engine, pipeline, step
-from treadle.errors import EngineClosed, OptionError
+from treadle.errors import EngineClosed, OptionError, StoreError
 
 Drive = Callable[[Any], Any]
 
@@ -342,3 +342,15 @@ def test_an_engine_sets_no_signal_handler_and_no_environment(home: str) -> None:
 
     before, during = asyncio.run(main())
     assert before == during
+
+
+@pytest.mark.asyncio
+async def test_a_run_that_could_not_begin_is_told_to_the_logger_even_if_nobody_awaits_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "home").write_text("a file")
+    monkeypatch.setenv("TREADLE_HOME", str(tmp_path / "home"))
+    handle = doubled.start(1)
+    with pytest.raises(StoreError):
+        await handle.accepted()
+    assert f"run {handle.id} of doubled did not begin" in caplog.text

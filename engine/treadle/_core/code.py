@@ -11,9 +11,10 @@ import dis
 import hashlib
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import CodeType
 from typing import Any
+
+import msgspec
 
 from treadle._core.syntax import Import, digest_function
 
@@ -23,8 +24,7 @@ _ATTRIBUTES = {"LOAD_ATTR", "LOAD_METHOD"}
 _SHAPE_FLAGS = 0x3EC  # *args, **kwargs, generator, coroutine: the rest says how it was compiled
 
 
-@dataclass(frozen=True, slots=True)
-class CodeInfo:
+class CodeInfo(msgspec.Struct, frozen=True):
     """The meaning of one code object: ``names`` are dotted paths such as ``("helpers", "scale")``."""
 
     kind: str

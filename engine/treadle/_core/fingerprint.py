@@ -12,9 +12,10 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from types import FunctionType, ModuleType
 from typing import Any
+
+import msgspec
 
 from treadle._core.closure import Closure
 from treadle._core.holding import cells, defaults, function_name, is_step, labelled_state, module_name, wrapped_by
@@ -38,8 +39,7 @@ _MAIN = ("__main__", "__mp_main__")
 _Digest = Callable[[object], bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
+class Fingerprint(msgspec.Struct, frozen=True):
     """The identity of a piece of code.
 
     Attributes:
@@ -51,8 +51,7 @@ class Fingerprint:
     parts: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class StepIdentity:
+class StepIdentity(msgspec.Struct, frozen=True):
     """What tells one step from another, code aside.
 
     Attributes:

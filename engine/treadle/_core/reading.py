@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import FunctionType, ModuleType
 from typing import Protocol
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class ModuleText:
+
+class ModuleText(msgspec.Struct, frozen=True):
     """The text of a module, and the package that its relative imports start from."""
 
     text: str

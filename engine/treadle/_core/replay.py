@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from treadle import events as ev
 from treadle._core.machine import RUN_STATUS_OF, STATUS_OF, CallStatus, RunStatus
@@ -17,8 +18,7 @@ TAKEN: frozenset[str] = frozenset({"succeeded", "cached"})
 """Statuses of outcomes that a resume takes over; a skip by condition is one too."""
 
 
-@dataclass(slots=True)
-class CallRecord:
+class CallRecord(msgspec.Struct):
     """What the log says of one call.
 
     ``tries`` counts the attempts that failed and used up a retry; ``ended_seq`` is the number of the event that ended it.
@@ -46,7 +46,7 @@ class CallRecord:
     fallback: bool = False
     peak_rss_bytes: int = 0
     cpu_s: float = 0.0
-    metadata: list[bytes] = field(default_factory=list)
+    metadata: list[bytes] = msgspec.field(default_factory=list)
     kept: bytes = b""
     tries: int = 0
     ended_seq: int = 0
@@ -59,8 +59,7 @@ class CallRecord:
         )
 
 
-@dataclass(slots=True)
-class RunRecord:
+class RunRecord(msgspec.Struct):
     """What the log says of one run."""
 
     run_id: str
@@ -79,7 +78,7 @@ class RunRecord:
     reused: int = 0
     performed: int = 0
     unclaimed: int = 0
-    calls: dict[str, CallRecord] = field(default_factory=dict)
+    calls: dict[str, CallRecord] = msgspec.field(default_factory=dict)
     last_seq: int = 0
 
 

@@ -10,14 +10,14 @@ import ast
 import functools
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 
-@dataclass(frozen=True, slots=True)
-class Import:
+class Import(msgspec.Struct, frozen=True):
     """One import statement inside a function: ``from ..a import b, c`` is ``Import(2, "a", ("b", "c"))``."""
 
     level: int

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from treadle._runtime.mapping import MapFuture
     from treadle._runtime.plan import Plan
     from treadle._runtime.run import Run
+    from treadle.contracts import Timer
 
 T = TypeVar("T")
 
@@ -178,6 +179,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
     started_clock: float = 0.0
     attempt_at: float = 0.0
     awaited: set[Call] | None = None
+    timer: Timer | None = None
     reused: bool = False
     was_observed: bool = False
     is_introduced: bool = False
@@ -222,6 +224,9 @@ class Call(msgspec.Struct, gc=False, eq=False):
         self.args, self.kwargs, self.value = (), None, None
         self.context = self.task = self.dependents = self.awaited = None
         self.run = cast("Run", self.run.past)
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
         if self.outcome not in ("failed", "skipped"):
             self.forget()
 

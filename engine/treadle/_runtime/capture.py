@@ -1,4 +1,4 @@
-"""Puts what inline steps say into their logs: one logging handler, structlog, and print if asked for; all passes through."""
+"""Puts what inline steps say into their logs (logging, structlog, print if asked for); all of it passes through."""
 
 from __future__ import annotations
 
@@ -149,7 +149,9 @@ def _note_structlog(logger: Any, method: str, entry: MutableMapping[str, Any]) -
     """A processor that changes nothing; what goes on to ``logging`` is heard there."""
     call = active_call.get()
     if call is not None and not isinstance(logger, logging.Logger) and not call.run.is_over:
-        facts = [f"{key}={value!r}" for key, value in entry.items() if key not in ("event", "level", "timestamp", "exc_info")]
+        facts = [
+            f"{key}={value!r}" for key, value in entry.items() if key not in ("event", "level", "timestamp", "exc_info")
+        ]
         text = " ".join([str(entry.get("event", "")), *facts])
         if entry.get("exc_info"):
             text += "\n" + traceback.format_exc()

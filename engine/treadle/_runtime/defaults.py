@@ -34,7 +34,7 @@ def left(engine: Engine) -> None:
 
 
 def engine_here(target: PipelineFn[..., object] | None = None) -> Engine | None:
-    """The engine for a run that starts here, if one is open: the pipeline's own, the context's, the loop's innermost."""
+    """The engine for a run that starts here, if one is open: the pipeline's own, the context's, the innermost one."""
     if target is not None and target.options.engine:
         chosen: Engine = target.options.engine
         return chosen
@@ -52,7 +52,7 @@ async def default_engine() -> Engine:
     opening = _opening.get(loop)
     if opening is None:
         opening = _opening[loop] = loop.create_future()
-        engine = factory()
+        engine = factory()  # noqa: F821  # the module that defines engines assigns it
         try:
             await engine.open()
         except BaseException as error:

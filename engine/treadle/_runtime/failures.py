@@ -68,9 +68,7 @@ def rebuild(failure: ev.Failure) -> BaseException:
         if error is not None:
             error.add_note("recorded traceback:\n" + failure.traceback)
             return error
-    return RemoteError(
-        f"{name}: {failure.message}", type_name=failure.type_name, traceback_text=failure.traceback
-    )
+    return RemoteError(f"{name}: {failure.message}", type_name=failure.type_name, traceback_text=failure.traceback)
 
 
 def _instance(kind: type[Exception], failure: ev.Failure) -> Exception | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from treadle._runtime import launch
 from treadle._runtime.context import active_call, current_run
 from treadle._runtime.defaults import engine_here
+from treadle._runtime.plan import logger
 from treadle.errors import AwaitCycle, ResultNotReady
 
 if TYPE_CHECKING:
@@ -63,7 +64,13 @@ class RunHandle(Generic[R_co]):
         return handle
 
     def _launched(self, task: asyncio.Task[launch.Launched]) -> None:
-        if not task.cancelled() and task.exception() is None:
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            # Whoever awaits the handle gets it, too; perhaps nobody does.
+            logger.warning("run %s of %s did not begin: %s: %s", self.id, self._target.name, type(error).__name__, error)
+        else:
             self._run = task.result().run
             self.id = task.result().run_id
             if self._is_detached:
@@ -139,7 +146,9 @@ class RunHandle(Generic[R_co]):
         while inner is not None:
             if inner is run:
                 raise AwaitCycle(
-                    f"run {run.id} awaits itself", fix="return from the pipeline; who started it awaits the handle", calls=(run.id,)
+                    f"run {run.id} awaits itself",
+                    fix="return from the pipeline; who started it awaits the handle",
+                    calls=(run.id,),
                 )
             inner = inner.parent
         await asyncio.shield(run.done)

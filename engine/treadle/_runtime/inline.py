@@ -119,10 +119,21 @@ def _finish(future: asyncio.Future[Any], result: Any, error: BaseException | Non
         future.set_result(result)
         return
     if isinstance(error, StopIteration):
-        wrapped = RuntimeError("the step raised StopIteration")
-        wrapped.__cause__ = error
-        error = wrapped
+        error = _wrapped("the step raised StopIteration", error)
     future.set_exception(error)
+
+
+def contained(call: Call, error: BaseException) -> BaseException:
+    """A body's error as one that asyncio can hand on: a task that awaits a ``SystemExit`` ends the whole loop."""
+    if isinstance(error, (SystemExit, KeyboardInterrupt, GeneratorExit)):
+        return _wrapped(f"step {call.plan.name} raised {error!r}, which fails the step and ends nothing else", error)
+    return error
+
+
+def _wrapped(text: str, cause: BaseException) -> RuntimeError:
+    wrapped = RuntimeError(text)
+    wrapped.__cause__ = cause
+    return wrapped
 
 
 def timed_out(call: Call) -> StepTimeout:

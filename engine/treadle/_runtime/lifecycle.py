@@ -202,9 +202,9 @@ async def live(call: Call, values: inputs.Values | None) -> None:
             record(call)
     except BaseException as error:
         if not call.is_settled and task is call.task:
-            fail(call, error)
-        if isinstance(error, (KeyboardInterrupt, GeneratorExit)):
-            raise
+            fail(call, inline.contained(call, error))
+        if isinstance(error, GeneratorExit) or (isinstance(error, KeyboardInterrupt) and call.plan.is_async):
+            raise  # Ctrl-C comes to the loop's thread only
     finally:
         call.run.engine.scheduler.release(call)
 
@@ -393,7 +393,7 @@ def stop(call: Call, ending: Ending) -> bool:
         return True
     call.task.cancel()
     if call.state is CallState.PERFORMING and call.plan.is_async:
-        call.run.engine.clock.call_later(EDGES_S[0], _press, call, call.task, 1)
+        call.timer = call.run.engine.clock.call_later(EDGES_S[0], _press, call, call.task, 1)
     return True
 
 
@@ -421,7 +421,7 @@ def _press(call: Call, task: asyncio.Task[None], edge: int) -> None:
         return
     task.cancel()
     if edge < len(EDGES_S):
-        call.run.engine.clock.call_later(EDGES_S[edge] - EDGES_S[edge - 1], _press, call, task, edge + 1)
+        call.timer = call.run.engine.clock.call_later(EDGES_S[edge] - EDGES_S[edge - 1], _press, call, task, edge + 1)
         return
     call.run.engine.leave_behind(task)
     call.run.append(ev.ThreadAbandoned(at=call.run.now(), call=call.name, step=call.plan.name, attempt=call.attempt))

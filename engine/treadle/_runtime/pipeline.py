@@ -200,17 +200,23 @@ def pipeline(fn: Any = None, /, **given: Any) -> Any:
     """
     if fn is not None:
         if given:
-            raise OptionError("@pipeline takes a function or options, not both", fix="write @pipeline(...) above the function")
+            raise OptionError(
+                "@pipeline takes a function or options, not both", fix="write @pipeline(...) above the function"
+            )
         return _make(fn, PipelineOptions())
     for name in ("idempotency_key", "engine", "debug"):
         if name in given:
-            raise OptionError(f"@pipeline has no option {name!r}", fix=f"use pipeline.with_options({name}=...)", option=name)
+            raise OptionError(
+                f"@pipeline has no option {name!r}", fix=f"use pipeline.with_options({name}=...)", option=name
+            )
     return functools.partial(_make, options=PipelineOptions.read(given))
 
 
 def _make(fn: Any, options: PipelineOptions) -> PipelineFn[..., Any]:
     if isinstance(fn, Step):
-        raise OptionError(f"{fn.name} is a step", fix="decorate the function with @step or with @pipeline, not with both")
+        raise OptionError(
+            f"{fn.name} is a step", fix="decorate the function with @step or with @pipeline, not with both"
+        )
     if not inspect.isfunction(fn) or inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         name = getattr(fn, "__qualname__", repr(fn))
         raise OptionError(f"{name} cannot be a pipeline", fix="decorate a def or an async def that is no generator")

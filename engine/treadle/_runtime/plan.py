@@ -111,8 +111,8 @@ class Plan:
         policy = self.policy
         return policy is not None and policy.inputs and policy.key is None and parameter not in policy.ignore
 
-    def _own_key(self, key: Callable[[dict[str, Any]], str], values: Values) -> bytes:
-        text: object = key({**self.binder.defaults, **values.bound})
+    def _own_key(self, key: Callable[[dict[str, Any]], object], values: Values) -> bytes:
+        text = key({**self.binder.defaults, **values.bound})
         if not isinstance(text, str):
             raise OptionError(
                 f"CachePolicy(key=) of step {self.name} gave {type(text).__name__}",

@@ -33,7 +33,13 @@ async def run_row(engine: Engine, run_id: str) -> dict[str, Any]:
     if not rows:
         here = engine.runs_here.get(run_id)
         if here is not None:
-            return {"id": run_id, "pipeline": here.name, "status": "running", "owner": engine.id, "target": here.target.target}
+            return {
+                "id": run_id,
+                "pipeline": here.name,
+                "status": "running",
+                "owner": engine.id,
+                "target": here.target.target,
+            }
         raise RunNotFound(f"there is no run {run_id!r} in {engine.home}", fix="`await engine.runs()` lists them")
     return dict(zip(_COLUMNS, rows[0], strict=True))
 
@@ -117,7 +123,9 @@ async def artifact(engine: Engine, name: str, version: int | None) -> Artifact[A
     rows = await engine.reader.artifacts(f"{where} ORDER BY a.version DESC LIMIT 1", parameters)
     if not rows:
         wanted = f"{name!r}" if version is None else f"{name!r} version {version}"
-        raise ArtifactNotFound(f"there is no artifact {wanted} in {engine.home}", fix="an artifact has the name of its step or output")
+        raise ArtifactNotFound(
+            f"there is no artifact {wanted} in {engine.home}", fix="an artifact has the name of its step or output"
+        )
     return Artifact(rows[0], engine.vault)
 
 
@@ -130,8 +138,12 @@ def artifact_of(call: Call, output: str | None, vault: Vault) -> Artifact[Any]:
         return Artifact(rows[0], vault)
     if rows:
         names = ", ".join(row.name for row in rows)
-        raise TreadleError(f"call {call.name} has several outputs: {names}", fix="use .artifacts, or .output(name).artifact")
-    raise TreadleError(f"call {call.name} has no stored output", why=f"it {call.outcome}, or its step has persist=False")
+        raise TreadleError(
+            f"call {call.name} has several outputs: {names}", fix="use .artifacts, or .output(name).artifact"
+        )
+    raise TreadleError(
+        f"call {call.name} has no stored output", why=f"it {call.outcome}, or its step has persist=False"
+    )
 
 
 def metrics(engine: Engine) -> dict[str, float]:
@@ -166,4 +178,3 @@ def health(engine: Engine) -> dict[str, Any]:
         "runs_running": len(engine.runs_here),
         "threads_abandoned": engine.pool.abandoned if engine.is_open else 0,
     }
-

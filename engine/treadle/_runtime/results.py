@@ -126,7 +126,7 @@ class StepResult:
     def load_inputs(self) -> dict[str, Any]:
         """What the call received, by parameter, to look into a failure or to repeat it. Blocks.
 
-        Outputs of other calls are loaded from their artifacts. Plain values are kept of failed calls only, up to 64 KiB.
+        Outputs of other calls are loaded from their artifacts; plain values are kept of failed calls only, if small.
 
         Raises:
             TreadleError: an input was not kept.
@@ -341,7 +341,9 @@ class RunResult(Generic[T_co]):
             return rebuild(call.failure)
         if call.status == "skipped" and call.skip_reason == "upstream":
             return UpstreamFailed(
-                f"call {call.name} was skipped because call {call.upstream} failed", call=call.name, upstream=call.upstream
+                f"call {call.name} was skipped because call {call.upstream} failed",
+                call=call.name,
+                upstream=call.upstream,
             )
         return StepCancelled(f"call {call.name} was cancelled") if call.status == "cancelled" else None
 
@@ -352,7 +354,11 @@ class RunResult(Generic[T_co]):
             rows = self._archive.artifacts((given.artifact,))
             return LinkedInput(given, rows[0].body.call if rows else None, inferred=False)
         for call in reversed(self._record.calls.values()):
-            if call.artifacts and given.digest and (call.ended_at or consumer.scheduled_at + 1) <= consumer.scheduled_at:
+            if (
+                call.artifacts
+                and given.digest
+                and (call.ended_at or consumer.scheduled_at + 1) <= consumer.scheduled_at
+            ):
                 for row in self._archive.artifacts(call.artifacts):
                     if row.body.digest == given.digest:
                         return LinkedInput(given, call.name, inferred=True)

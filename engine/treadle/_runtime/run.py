@@ -150,7 +150,9 @@ class Run:
         sources = Sources(self, args, kwargs, product=product)
         return MapFuture(self, step, self.names.take(step.name), sources)
 
-    def submit_child(self, group: MapFuture[Any], index: int, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> None:
+    def submit_child(
+        self, group: MapFuture[Any], index: int, args: tuple[Any, ...], kwargs: dict[str, Any] | None
+    ) -> None:
         """Submit one call of a map."""
         references = lifecycle.references(self, group._plan, args, kwargs, group._step.options.after)
         call = lifecycle.bind(self, group._plan, child(group.name, index), index, args, kwargs)
@@ -195,7 +197,7 @@ class Run:
     def publish(self, call: Call) -> None:
         """A call's outcome need not wait for its commit.
 
-        One after another: what a failure skips is published here in its turn, and a long chain would overflow the stack.
+        One after another: what a failure skips is published here in its turn; a long chain would overflow the stack.
         """
         self._publishing.append(call)
         if len(self._publishing) > 1:
@@ -417,7 +419,9 @@ class Run:
     @property
     def is_ending_early(self) -> bool:
         """Whether the run is being cut off, so that it can be resumed: it was told so, or its loop is ending."""
-        return self.ending == "interrupt" or (self.ending is None and self.task is not None and self.task.cancelling() > 0)
+        return self.ending == "interrupt" or (
+            self.ending is None and self.task is not None and self.task.cancelling() > 0
+        )
 
     def stop(self, ending: Ending) -> None:
         """End the run from outside: its function, its children and all its calls."""
@@ -475,7 +479,9 @@ class Run:
             return ev.RunFailed(at=now, failure=failure_of(self.error)), "failed"
         if self.ending == "caller" or (self.ending != "interrupt" and isinstance(error, asyncio.CancelledError)):
             self.error = cancelled(self.id)
-            return ev.RunCancelled(at=now, reason="caller" if self.ending == "caller" else "the pipeline itself"), "cancelled"
+            return ev.RunCancelled(
+                at=now, reason="caller" if self.ending == "caller" else "the pipeline itself"
+            ), "cancelled"
         if self.ending == "interrupt":
             self.error = interrupted(self.id)
             return ev.RunInterrupted(at=now, reason="the engine, the loop or the process ended"), "interrupted"

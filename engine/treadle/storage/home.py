@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 import sys
 import time
@@ -289,6 +288,8 @@ def _remove_unless_held(path: Path) -> bool:
         if not try_lock(fd):
             return False
         if stat.S_ISDIR(mode):
+            import shutil  # seldom needed, and it brings five compression libraries
+
             shutil.rmtree(path)
         else:
             path.unlink()

@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from treadle.errors import EngineClosed, LogUnavailable
@@ -258,9 +259,14 @@ class Log:
         self._closed = True
         if self._probing is not None:
             self._probing.cancel()
-        stopped: asyncio.Future[None] = self._loop.create_future()
-        self._writer.stop(lambda: self._loop.call_soon_threadsafe(stopped.set_result, None))
-        await stopped
+        stopped = asyncio.Event()
+
+        def tell() -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody is left to be told
+                self._loop.call_soon_threadsafe(stopped.set)
+
+        self._writer.stop(tell)
+        await stopped.wait()
 
     def abort(self) -> None:
         """Stop the writer from any thread, without a word to the loop; after ``close`` this does nothing."""

@@ -131,8 +131,10 @@ class Reader:
         Raises:
             EngineClosed: the reader was closed.
         """
-        connection = self._connection or await self._open()
-        return list(await connection.execute_fetchall(sql, parameters))
+        return list(await (await self._connected()).execute_fetchall(sql, parameters))
+
+    async def _connected(self) -> aiosqlite.Connection:
+        return self._connection or await self._open()
 
     async def _open(self) -> aiosqlite.Connection:
         import aiosqlite
@@ -146,7 +148,7 @@ class Reader:
             await connection.execute(f"PRAGMA {pragma}")
         if self._connection is not None or self._closed:
             await connection.close()
-            return await self._open() if self._connection is None else self._connection
+            return await self._connected()
         self._connection = connection
         return connection
 

@@ -6,6 +6,7 @@ stands for them. ``raw`` stores large bytes, text and arrays as they are, ``fram
 ``registry`` and ``foreign`` what users register, and ``pickled`` the rest. ``located`` finds the part to blame.
 """
 
+from treadle.contracts import Codec
 from treadle.storage.codecs.gate import (
     Encoded,
     checksum,

@@ -7,7 +7,6 @@ Parquet writers differ; the same contents tell whether a frame came back from Pa
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import io
 import sys
 from typing import Any, Final, Protocol
@@ -38,9 +37,10 @@ class _Pandas:
         return _is(value, "pandas", "DataFrame")
 
     def encode(self, value: Any) -> bytes:
-        if importlib.util.find_spec("pyarrow") is None:
-            raise NotFit("pandas needs pyarrow to write Parquet")
-        return bytes(value.to_parquet(None, engine="pyarrow"))
+        try:
+            return bytes(value.to_parquet(None, engine="pyarrow"))
+        except ImportError as error:
+            raise NotFit("pandas needs pyarrow to write Parquet") from error
 
     def decode(self, data: bytes) -> Any:
         return importlib.import_module("pandas").read_parquet(io.BytesIO(data), engine="pyarrow")
