@@ -23,7 +23,9 @@ APPLICATION_ID = 0x74726431
 DATABASE = "treadle.db"
 
 ACCEPTED, RESUMED, SUCCEEDED, FAILED, CANCELLED, INTERRUPTED = range(1, 7)
-SCHEDULED, STARTED, COMPLETED, CACHED, REUSED, RETRYING, CALL_FAILED, SKIPPED, CALL_CANCELLED, CALL_INTERRUPTED = range(20, 30)
+SCHEDULED, STARTED, COMPLETED, CACHED, REUSED, RETRYING, CALL_FAILED, SKIPPED, CALL_CANCELLED, CALL_INTERRUPTED = range(
+    20, 30
+)
 DAMAGE = 44
 RUN_ENDS = {SUCCEEDED: "succeeded", FAILED: "failed", CANCELLED: "cancelled", INTERRUPTED: "interrupted"}
 CALL_ENDS = {COMPLETED, CACHED, CALL_FAILED, SKIPPED, CALL_CANCELLED, CALL_INTERRUPTED}
@@ -221,7 +223,11 @@ class _Fold:
             run.status, run.pipeline, run.parent = "running", event[FIELDS], event[FIELDS + 1]
             codec, arguments = event[FIELDS + 4], event[FIELDS + 3]
             name = f"arguments:{run.pipeline}"
-            if codec and not arguments and not any(a.run == run.run_id and a.name == name for a in self._artifacts.values()):
+            if (
+                codec
+                and not arguments
+                and not any(a.run == run.run_id and a.name == name for a in self._artifacts.values())
+            ):
                 yield "its arguments are nowhere"
         elif tag == RESUMED:
             if run.status not in ("running", "interrupted", "failed", "cancelled"):
@@ -235,7 +241,9 @@ class _Fold:
                 yield f"{RUN_ENDS[tag]} after it was {run.status}"
             if tag == SUCCEEDED:
                 yield from self._exist([self._first + place for place in event[FIELDS]])
-                unfinished = [n for n, c in run.calls.items() if c.epoch == run.epoch and c.state not in ("new", "ended")]
+                unfinished = [
+                    n for n, c in run.calls.items() if c.epoch == run.epoch and c.state not in ("new", "ended")
+                ]
                 if unfinished:
                     yield f"succeeded while calls {unfinished[:5]} have no outcome"
             run.status = RUN_ENDS[tag]

@@ -108,7 +108,8 @@ def test_the_checker_changes_nothing(home: Path, check_log: Check) -> None:
 
 
 def test_it_imports_nothing_of_the_engine(home: Path) -> None:
-    code = f"import runpy, sys; sys.argv = ['checker', {str(home)!r}]\ntry: runpy.run_path({str(CHECKER)!r}, run_name='__main__')\n"
+    code = f"import runpy, sys; sys.argv = ['checker', {str(home)!r}]\n"
+    code += f"try: runpy.run_path({str(CHECKER)!r}, run_name='__main__')\n"
     code += "except SystemExit as end: print(end.code, [m for m in sys.modules if m.startswith('treadle')])"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
@@ -204,17 +205,37 @@ EDITS: list[tuple[str, Callable[[list[list[Any]]], None], str]] = [
     ("attempt left out", lambda e: nth(e, STARTED).__setitem__(4, 2), "attempt 2 begins after 0"),
     ("attempt unknown", lambda e: nth(e, COMPLETED).__setitem__(4, 5), "attempt 5 completed without"),
     ("retried and not run", lambda e: nth(e, RETRYING).__setitem__(4, 3), "attempt 3 is retried"),
-    ("two outcomes", lambda e: nth(e, COMPLETED, 1).__setitem__(slice(2, 4), nth(e, COMPLETED)[2:4]), "has an outcome, and tag 22"),
-    ("started again", lambda e: nth(e, STARTED, 1).__setitem__(slice(2, 5), nth(e, STARTED)[2:5]), "has an outcome, and tag 21"),
+    (
+        "two outcomes",
+        lambda e: nth(e, COMPLETED, 1).__setitem__(slice(2, 4), nth(e, COMPLETED)[2:4]),
+        "has an outcome, and tag 22",
+    ),
+    (
+        "started again",
+        lambda e: nth(e, STARTED, 1).__setitem__(slice(2, 5), nth(e, STARTED)[2:5]),
+        "has an outcome, and tag 21",
+    ),
     ("no outcome", lambda e: _remark(nth(e, COMPLETED)), "have no outcome"),
     ("two steps", lambda e: nth(e, COMPLETED).__setitem__(3, "other"), "and of step other"),
     ("unknown artifact", lambda e: nth(e, COMPLETED).__setitem__(7, [700]), "does not exist"),
     ("another's artifact", lambda e: nth(e, COMPLETED).__setitem__(7, [2]), "names artifact"),
     ("no call", lambda e: nth(e, STARTED).__setitem__(2, ""), "names no call"),
     ("own number", lambda e: nth(e, STARTED).__setitem__(5, 7), "of its own"),
-    ("life after the end", lambda e: nth(e, SCHEDULED).__setitem__(slice(None), [5, 1.0, "", "", 0, 0, "", ""]), "after the run was cancelled"),
-    ("epoch left out", lambda e: nth(e, SCHEDULED).__setitem__(slice(None), [2, 1.0, "", "", 0, 0, "", 5, "x", "keep"]), "epoch 5"),
-    ("reused out of nothing", lambda e: nth(e, STARTED).__setitem__(slice(None), [24, *nth(e, STARTED)[1:7], False]), "reused without"),
+    (
+        "life after the end",
+        lambda e: nth(e, SCHEDULED).__setitem__(slice(None), [5, 1.0, "", "", 0, 0, "", ""]),
+        "after the run was cancelled",
+    ),
+    (
+        "epoch left out",
+        lambda e: nth(e, SCHEDULED).__setitem__(slice(None), [2, 1.0, "", "", 0, 0, "", 5, "x", "keep"]),
+        "epoch 5",
+    ),
+    (
+        "reused out of nothing",
+        lambda e: nth(e, STARTED).__setitem__(slice(None), [24, *nth(e, STARTED)[1:7], False]),
+        "reused without",
+    ),
 ]
 
 

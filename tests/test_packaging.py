@@ -37,7 +37,8 @@ def _cycle(graph: dict[str, set[str]]) -> list[str]:
 
 
 def _imports(package: str) -> dict[str, set[str]]:
-    graph = grimp.build_graph(package, cache_dir=None)
+    # What only annotations need is no dependency: two classes may speak of each other.
+    graph = grimp.build_graph(package, cache_dir=None, exclude_type_checking_imports=True)
     return {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
 
 

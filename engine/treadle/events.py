@@ -231,4 +231,3 @@ AnyEvent = (
 
 RunEnded = RunSucceeded | RunFailed | RunCancelled | RunInterrupted
 CallEnded = CallCompleted | CallCached | CallFailed | CallSkipped | CallCancelled | CallInterrupted
-

@@ -85,7 +85,9 @@ def size_bytes(value: object, option: str = "bytes") -> int:
         unit = _SIZES.get(match[2].lower())
         if unit is not None:
             return int(float(match[1]) * unit)
-    raise OptionError(f"{option}={value!r} is not a size", fix="give bytes (1024) or text such as '10GB'", option=option)
+    raise OptionError(
+        f"{option}={value!r} is not a size", fix="give bytes (1024) or text such as '10GB'", option=option
+    )
 
 
 def check_known(given: Iterable[str], known: Sequence[str], what: str) -> None:
@@ -256,7 +258,9 @@ class CachePolicy:
             return _CODE_HASH
         if value == "input_hash":
             return _INPUT_HASH
-        _check(isinstance(value, CachePolicy), "cache", value, "'code_hash', 'input_hash', True, False or CachePolicy(...)")
+        _check(
+            isinstance(value, CachePolicy), "cache", value, "'code_hash', 'input_hash', True, False or CachePolicy(...)"
+        )
         assert isinstance(value, CachePolicy)
         return value
 
@@ -389,7 +393,9 @@ _PIPELINE_READERS: dict[str, Callable[[object], Any]] = {
 _Options = TypeVar("_Options", "StepOptions", "PipelineOptions")
 
 
-def _read(cls: type[_Options], given: Mapping[str, Any], readers: Mapping[str, Callable[[object], Any]], what: str) -> _Options:
+def _read(
+    cls: type[_Options], given: Mapping[str, Any], readers: Mapping[str, Callable[[object], Any]], what: str
+) -> _Options:
     check_known(given, tuple(readers), what)
     return cls(**{name: readers[name](value) for name, value in given.items() if value is not UNSET})
 

@@ -1,4 +1,4 @@
-"""A home for the tests of cache and values: pipelines run on it, each on a new engine unless a test opens one itself."""
+"""A home for the tests of cache and values: each pipeline runs on a new engine unless a test opens one."""
 
 from __future__ import annotations
 

@@ -65,7 +65,10 @@ def test_two_engines_on_one_home_give_no_version_twice(home: Any) -> None:
     async def main() -> list[int]:
         async with home.engine() as one, home.engine() as two:
             results = await asyncio.gather(
-                *(engine.run(versions, *(f"{index}-{item}" for item in range(5))) for index, engine in enumerate([one, two] * 4))
+                *(
+                    engine.run(versions, *(f"{index}-{item}" for item in range(5)))
+                    for index, engine in enumerate([one, two] * 4)
+                )
             )
         return [version for result in results for version in result.value]
 
@@ -118,7 +121,9 @@ def test_the_cache_outlives_the_process(home: Any, tmp_path: Path) -> None:
 
     def run() -> str:
         command = [sys.executable, str(script), home.path]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60, env=environment).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=60, env=environment
+        ).stdout.strip()
 
     assert run() == "succeeded True"
     assert run() == "cached True"
@@ -151,7 +156,11 @@ def test_an_artifact_is_found_by_name_and_version(home: Any) -> None:
 
     async def main() -> list[Any]:
         async with home.engine() as engine:
-            found = [await engine.artifact("echo"), await engine.artifact("echo", 1), await engine.artifact("echo", version=2)]
+            found = [
+                await engine.artifact("echo"),
+                await engine.artifact("echo", 1),
+                await engine.artifact("echo", version=2),
+            ]
             with pytest.raises(ArtifactNotFound, match="version 3"):
                 await engine.artifact("echo", 3)
             with pytest.raises(ArtifactNotFound, match="nobody"):
@@ -292,7 +301,7 @@ class Handle:
 
 
 UNSTORABLE = {
-    "lambda": (lambda: (lambda x: x), "value", "function"),
+    "lambda": (lambda: lambda x: x, "value", "function"),
     "lock": (threading.Lock, "value", "lock"),
     "nested": (lambda: {"rows": [1, {"lock": threading.Lock()}]}, "value['rows'][1]['lock']", "lock"),
     "object": (Handle, "value.lock", "lock"),

@@ -55,7 +55,8 @@ async def make_large() -> Any:
 def newest_row(home: Any, name: str) -> tuple[int, bytes]:
     with sqlite3.connect(Path(home.path) / "treadle.db") as connection:
         row: tuple[int, bytes] = connection.execute(
-            "SELECT a.id, a.body FROM artifacts a JOIN names n ON n.id = a.name WHERE n.name=? ORDER BY a.id DESC", (name,)
+            "SELECT a.id, a.body FROM artifacts a JOIN names n ON n.id = a.name WHERE n.name=? ORDER BY a.id DESC",
+            (name,),
         ).fetchone()
     connection.close()
     return row
@@ -69,7 +70,11 @@ def set_body(home: Any, number: int, body: bytes) -> None:
 
 
 def blobs(home: Any) -> list[Path]:
-    return [path for path in Path(home.path).rglob("*") if path.is_file() and path.stat().st_size >= LARGE / 2 and "treadle.db" not in path.name]
+    return [
+        path
+        for path in Path(home.path).rglob("*")
+        if path.is_file() and path.stat().st_size >= LARGE / 2 and "treadle.db" not in path.name
+    ]
 
 
 def one_blob(home: Any) -> Path:

@@ -87,7 +87,7 @@ scalars = st.one_of(
     st.dates(),
     st.times(),
     st.datetimes(),
-    st.datetimes(timezones=st.sampled_from([datetime.timezone.utc, ZoneInfo("Europe/Berlin")])),
+    st.datetimes(timezones=st.sampled_from([datetime.UTC, ZoneInfo("Europe/Berlin")])),
     st.timedeltas(),
     st.uuids(),
     st.ip_addresses(),
@@ -97,13 +97,18 @@ scalars = st.one_of(
     st.builds(pathlib.PureWindowsPath, st.just("c:\\x")),
     st.builds(pathlib.Path, st.just("some/where")),
     st.builds(range, st.integers(-9, 9), st.integers(-9, 9)),
-    st.sampled_from([Box, Colour, len, ipaddress.ip_address, fractions.Fraction, np.float32(1.5), np.int8(-3), np.bool_(True)]),
+    st.sampled_from(
+        [Box, Colour, len, ipaddress.ip_address, fractions.Fraction, np.float32(1.5), np.int8(-3), np.bool_(True)]
+    ),
 )
 hashable = st.one_of(
     st.none(), st.booleans(), st.integers(), st.text(max_size=5), st.binary(max_size=5), st.dates(),
-    st.sampled_from([Colour.RED, Mode.READ]), st.tuples(st.integers(), st.text(max_size=3)), st.frozensets(st.integers()),
+    st.sampled_from([Colour.RED, Mode.READ]), st.tuples(st.integers(), st.text(max_size=3)),
+    st.frozensets(st.integers()),
 )  # fmt: skip
-dtypes = st.sampled_from(["?", "i1", "<i8", ">i4", "u2", "f2", "f4", "f8", "c8", "S3", "U2", "M8[s]", "m8[ms]", "i4,f8"])
+dtypes = st.sampled_from(
+    ["?", "i1", "<i8", ">i4", "u2", "f2", "f4", "f8", "c8", "S3", "U2", "M8[s]", "m8[ms]", "i4,f8"]
+)
 shapes = st.sampled_from([(), (0,), (1,), (3,), (2, 3), (2, 0, 2)])
 
 
@@ -111,7 +116,11 @@ shapes = st.sampled_from([(), (0,), (1,), (3,), (2, 3), (2, 0, 2)])
 def arrays(draw: st.DrawFn) -> Any:
     dtype, shape = np.dtype(draw(dtypes)), draw(shapes)
     size = int(np.prod(shape)) * dtype.itemsize
-    data = bytes(draw(st.integers(0, 1)) for _ in range(size)) if dtype.kind in "?bU" else draw(st.binary(min_size=size, max_size=size))
+    data = (
+        bytes(draw(st.integers(0, 1)) for _ in range(size))
+        if dtype.kind in "?bU"
+        else draw(st.binary(min_size=size, max_size=size))
+    )
     if dtype.kind == "U":
         return np.full(shape, "é", dtype)
     return np.frombuffer(data, dtype).reshape(shape).copy() if size else np.zeros(shape, dtype)
@@ -148,7 +157,11 @@ def difference(one: Any, two: Any, path: str = "value") -> str | None:
         return f"{path}: {type(one).__name__} became {type(two).__name__}"
     match one:
         case float():
-            return None if struct.pack("d", one) == struct.pack("d", two) or (one != one and two != two) else f"{path}: {one} {two}"
+            return (
+                None
+                if struct.pack("d", one) == struct.pack("d", two) or (one != one and two != two)
+                else f"{path}: {one} {two}"
+            )
         case complex():
             return difference(one.real, two.real, path) or difference(one.imag, two.imag, path)
         case Decimal():
@@ -259,7 +272,9 @@ async def three_ways(folder: str, batch: int) -> None:
             check(result.value, "miss")
         async with Engine(folder) as engine:
             result = await engine.run(deliver, batch)
-            assert {call.status for call in result.step_results.values() if call.step in ("on_the_loop", "in_a_thread")} == {"cached"}
+            assert {
+                call.status for call in result.step_results.values() if call.step in ("on_the_loop", "in_a_thread")
+            } == {"cached"}
             check(result.value, "hit")
         told_to_wait, arrived = True, asyncio.Event()
         async with Engine(folder, cache=False, close_timeout=0) as engine:
@@ -289,8 +304,10 @@ async def resumable(batch: int) -> list[list[Any]]:
 @pytest.mark.parametrize("size", [20_000, 70_000, 1_200_000])
 def test_large_values_come_back_as_they_were(size: int, tmp_path: pathlib.Path) -> None:
     stock[:] = [
-        b"x" * size, "é" * size, list(range(1_000_000, 1_000_000 + size // 40)), np.arange(size // 8), np.arange(size // 8).astype("f4").reshape(-1, 2),
+        b"x" * size, "é" * size, list(range(1_000_000, 1_000_000 + size // 40)),
+        np.arange(size // 8), np.arange(size // 8).astype("f4").reshape(-1, 2),
         {"a": np.arange(size // 8), "b": [b"y" * size]}, tuple(range(size // 40)), bytearray(size), Odd(b"z" * size),
-        {str(n): (n, {n}) for n in range(size // 400)}, Box(list(range(1_000_000, 1_000_000 + size // 40))), uuid.UUID(int=size),
+        {str(n): (n, {n}) for n in range(size // 400)}, Box(list(range(1_000_000, 1_000_000 + size // 40))),
+        uuid.UUID(int=size),
     ]  # fmt: skip
     asyncio.run(three_ways(str(tmp_path / "home"), next(batches)))

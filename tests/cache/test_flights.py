@@ -1,4 +1,4 @@
-"""Equal calls at the same time are one execution; whoever waits takes over when the one that performs does not succeed."""
+"""Equal calls at the same time are one execution; whoever waits takes over when the performing one fails."""
 
 from __future__ import annotations
 

@@ -164,7 +164,9 @@ def test_inputs_false_is_the_literal_code_only_reading(home: Any, write: Any) ->
 
 
 def test_ignored_parameters_are_not_in_the_key(home: Any, write: Any) -> None:
-    module = module_with(write, "(cache=CachePolicy(ignore=('client', 'verbose')))", "x + 1", arguments="x, client, verbose=0")
+    module = module_with(
+        write, "(cache=CachePolicy(ignore=('client', 'verbose')))", "x + 1", arguments="x, client, verbose=0"
+    )
     assert status(home, module, 1, "a") == "succeeded"
     assert status(home, module, 1, "b") == "cached"
     assert status(home, module, 1, "b", 1) == "cached"
@@ -357,8 +359,9 @@ async def take(x: Any) -> Any:
 
 
 VALUES: list[Any] = [
-    7, "text", None, 2.5, True, b"bytes", [1, [2, (3,)]], {"a": {1, 2}}, (1, 2), datetime.date(2026, 1, 2), Decimal("1.10"),
-    Path("a/b"), 1 << 80, np.arange(6).reshape(2, 3), np.float32(1.5), np.arange(40_000), "x" * 100_000, b"y" * 100_000,
+    7, "text", None, 2.5, True, b"bytes", [1, [2, (3,)]], {"a": {1, 2}}, (1, 2), datetime.date(2026, 1, 2),
+    Decimal("1.10"), Path("a/b"), 1 << 80, np.arange(6).reshape(2, 3), np.float32(1.5), np.arange(40_000),
+    "x" * 100_000, b"y" * 100_000,
 ]  # fmt: skip
 
 
@@ -387,7 +390,12 @@ def test_a_container_of_futures_has_the_key_of_the_container_of_values(home: Any
         await take(give.map([1, 2, 3]))
 
     found = home.statuses(p)
-    assert [found[name] for name in ("take", "take_2", "take_3", "take_4")] == ["succeeded", "cached", "succeeded", "cached"]
+    assert [found[name] for name in ("take", "take_2", "take_3", "take_4")] == [
+        "succeeded",
+        "cached",
+        "succeeded",
+        "cached",
+    ]
 
 
 @dataclasses.dataclass
@@ -600,7 +608,9 @@ def test_a_step_as_an_argument_counts_by_its_function(home: Any, write: Any) -> 
     assert home.value(p, write(source.format(2)).inner) == 3
 
 
-def test_a_function_that_closes_over_what_has_no_digest_is_not_cached(home: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_function_that_closes_over_what_has_no_digest_is_not_cached(
+    home: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     def locked(lock: Any) -> Any:
         def run(x: int) -> int:
             with lock:
@@ -631,7 +641,9 @@ class Plain:
         self.n = n
 
 
-def test_an_unhashable_argument_is_performed_and_hinted_once_by_name(home: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unhashable_argument_is_performed_and_hinted_once_by_name(
+    home: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     @step
     async def query(connection: Any, x: int) -> int:
         return x

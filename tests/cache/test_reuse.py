@@ -332,7 +332,9 @@ def test_two_copies_of_a_step_do_not_share_what_differs(write: Any) -> None:
     assert len(set(known)) == 5
 
 
-def test_one_engine_sees_a_patched_helper_between_two_runs(home: Any, monkeypatch: pytest.MonkeyPatch, write: Any) -> None:
+def test_one_engine_sees_a_patched_helper_between_two_runs(
+    home: Any, monkeypatch: pytest.MonkeyPatch, write: Any
+) -> None:
     module = write("""
         from treadle import step, pipeline
 

@@ -82,13 +82,16 @@ async def outcome(stage: Any, raises: Any) -> tuple[Any, Any]:
 @pytest.mark.parametrize(
     "error",
     [
-        ValueError("plain"), Unprintable(), Frozen(3), Picky(4, detail="d"), OwnBase("base"), StopAsyncIteration("stop"),
+        ValueError("plain"), Unprintable(), Frozen(3), Picky(4, detail="d"), OwnBase("base"),
         ExceptionGroup("several", [ValueError(1), ExceptionGroup("inner", [KeyError("k")])]), TimeoutError("own"),
-        BaseExceptionGroup("base", [OwnBase("x")]), UnicodeDecodeError("utf-8", b"\\xff", 0, 1, "bad"), MemoryError(), RecursionError("deep"),
+        BaseExceptionGroup("base", [OwnBase("x")]), UnicodeDecodeError("utf-8", b"\\xff", 0, 1, "bad"),
+        StopAsyncIteration("stop"), MemoryError(), RecursionError("deep"),
     ],
     ids=lambda error: type(error).__name__,
 )  # fmt: skip
-def test_an_error_of_a_body_is_raised_as_itself_and_ends_its_call_only(stage: Any, error: BaseException, sync: bool) -> None:
+def test_an_error_of_a_body_is_raised_as_itself_and_ends_its_call_only(
+    stage: Any, error: BaseException, sync: bool
+) -> None:
     result, recorded = stage.drive(outcome(stage, raising(error, sync=sync)))
     assert result.error is error
     assert result.status == recorded.status == "failed"
@@ -96,7 +99,9 @@ def test_an_error_of_a_body_is_raised_as_itself_and_ends_its_call_only(stage: An
 
 @pytest.mark.parametrize("sync", [True, False], ids=["thread", "loop"])
 @pytest.mark.parametrize("error", [SystemExit(3), StopIteration("stop")], ids=["SystemExit", "StopIteration"])
-def test_what_asyncio_cannot_carry_is_the_cause_of_a_runtime_error(stage: Any, error: BaseException, sync: bool) -> None:
+def test_what_asyncio_cannot_carry_is_the_cause_of_a_runtime_error(
+    stage: Any, error: BaseException, sync: bool
+) -> None:
     result, recorded = stage.drive(outcome(stage, raising(error, sync=sync)))
     assert type(result.error) is RuntimeError
     assert result.error.__cause__ is error

@@ -144,7 +144,11 @@ def test_a_call_can_be_awaited_by_many_and_more_than_once(stage: Any) -> None:
     @pipeline
     async def awaits() -> list[int]:
         future = once.submit()
-        return [*await asyncio.gather(*[asyncio.ensure_future(_of(future)) for _ in range(5)]), await future, await future]
+        return [
+            *await asyncio.gather(*[asyncio.ensure_future(_of(future)) for _ in range(5)]),
+            await future,
+            await future,
+        ]
 
     async def _of(future: Any) -> int:
         value: int = await future
@@ -399,7 +403,9 @@ def test_a_large_array_is_shared_and_read_only(stage: Any) -> None:
 # -- outputs ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("given", [lambda: (1, 5), lambda: [1, 5], lambda: {"high": 5, "low": 1}], ids=["tuple", "list", "dict"])
+@pytest.mark.parametrize(
+    "given", [lambda: (1, 5), lambda: [1, 5], lambda: {"high": 5, "low": 1}], ids=["tuple", "list", "dict"]
+)
 def test_several_outputs_come_as_they_were_returned_and_one_by_one(stage: Any, given: Any) -> None:
     value = given()
 
@@ -423,7 +429,13 @@ def test_several_outputs_come_as_they_were_returned_and_one_by_one(stage: Any, g
 
 @pytest.mark.parametrize(
     ("returned", "said"),
-    [((1,), "tuple of 1"), ([1, 2, 3], "list of 3"), ({"low": 1, "other": 2}, "dict of 2"), (5, "int of 1"), ("ab", "str of 1")],
+    [
+        ((1,), "tuple of 1"),
+        ([1, 2, 3], "list of 3"),
+        ({"low": 1, "other": 2}, "dict of 2"),
+        (5, "int of 1"),
+        ("ab", "str of 1"),
+    ],
 )
 def test_a_wrong_number_of_outputs_is_an_error_that_says_so(stage: Any, returned: Any, said: str) -> None:
     @step(outputs=("low", "high"))

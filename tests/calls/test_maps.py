@@ -90,14 +90,29 @@ def test_a_map_goes_over_any_kind_of_input_in_order(stage: Any, make: Any) -> No
 
 
 @pytest.mark.parametrize(
-    "make", [list, lambda: range(0), lambda: iter([]), lambda: count_slowly_to(0), lambda: numbers.submit(0), lambda: inc.map([])]
+    "make",
+    [
+        list,
+        lambda: range(0),
+        lambda: iter([]),
+        lambda: count_slowly_to(0),
+        lambda: numbers.submit(0),
+        lambda: inc.map([]),
+    ],
 )
 def test_no_items_give_an_empty_list_and_a_reduce_of_nothing(stage: Any, make: Any) -> None:
     @pipeline
     async def maps() -> tuple[Any, ...]:
         nothing = inc.map(make())
         values = await nothing
-        return values, len(nothing), list(nothing), nothing.status, await total(inc.map(make())), await inc.map([]).settled()
+        return (
+            values,
+            len(nothing),
+            list(nothing),
+            nothing.status,
+            await total(inc.map(make())),
+            await inc.map([]).settled(),
+        )
 
     assert stage.value(maps) == ([], 0, [], "succeeded", 0, [])
 
@@ -193,7 +208,12 @@ def test_unsized_inputs_of_unequal_lengths_are_an_error_of_the_map(stage: Any) -
 
 @pytest.mark.parametrize(
     ("argument", "text"),
-    [("abc", "is a str, and a map goes over items"), (b"abc", "is a bytes"), (5, "is a int, which has no items"), (None, "NoneType")],
+    [
+        ("abc", "is a str, and a map goes over items"),
+        (b"abc", "is a bytes"),
+        (5, "is a int, which has no items"),
+        (None, "NoneType"),
+    ],
 )
 def test_what_has_no_items_is_refused_at_the_call(stage: Any, argument: Any, text: str) -> None:
     @pipeline
@@ -268,7 +288,9 @@ def test_chained_maps_go_item_by_item(stage: Any) -> None:
     assert events == ["first 0", "second 0", "first 1", "second 1"]
 
 
-@pytest.mark.parametrize("make", [lambda: [1, 2, 3], lambda: iter([1, 2, 3]), lambda: count_slowly_to(4)], ids=["list", "iter", "async"])
+@pytest.mark.parametrize(
+    "make", [lambda: [1, 2, 3], lambda: iter([1, 2, 3]), lambda: count_slowly_to(4)], ids=["list", "iter", "async"]
+)
 def test_chains_of_three_maps_and_a_reduce(stage: Any, make: Any) -> None:
     @pipeline
     async def maps() -> int:
@@ -286,7 +308,9 @@ def test_a_map_of_two_maps_zips_them(stage: Any) -> None:
     assert stage.value(maps) == [6, 9, 12]
 
 
-@pytest.mark.parametrize("place", [lambda m: m, lambda m: [m, m], lambda m: {"k": (m,)}], ids=["bare", "list", "nested"])
+@pytest.mark.parametrize(
+    "place", [lambda m: m, lambda m: [m, m], lambda m: {"k": (m,)}], ids=["bare", "list", "nested"]
+)
 def test_passing_a_map_whole_passes_the_list(stage: Any, place: Any) -> None:
     @step
     async def show(value: Any) -> str:
@@ -537,7 +561,13 @@ def test_a_map_in_a_def_pipeline_is_iterated_indexed_and_awaited_by_result(stage
     def script() -> tuple[Any, ...]:
         m = double.map(range(150))
         lazy = inc.map(count_to(5))
-        return sum(f.result() for f in m), m[-1].result(), m.result(timeout=10)[3], lazy.result(), isinstance(m, MapFuture)
+        return (
+            sum(f.result() for f in m),
+            m[-1].result(),
+            m.result(timeout=10)[3],
+            lazy.result(),
+            isinstance(m, MapFuture),
+        )
 
     assert stage.value(script) == (22350, 298, 6, [1, 2, 3, 4, 5], True)
 

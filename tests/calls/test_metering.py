@@ -72,7 +72,7 @@ def test_a_wide_map_makes_starts_and_ends_few_calls_per_loop_turn(stage: Any, mo
 
     assert stage.drive(main()) == count * (count - 1) // 2
     bound = 2 * STARTS_PER_TURN
-    assert (bodies.most <= bound, made.most <= bound, ended.most <= bound) == (True, True, True), (bodies.most, made.most, ended.most)
+    assert max(bodies.most, made.most, ended.most) <= bound, (bodies.most, made.most, ended.most)
     assert bodies.turns >= count // STARTS_PER_TURN
 
 
@@ -117,7 +117,7 @@ def test_lanes_take_turns_and_respect_every_limit() -> None:
 
 
 def test_removing_from_a_long_lane_is_quick() -> None:
-    """Counted in steps of the interpreter's own comparison: a wide map that is cancelled must not be quadratic."""
+    """Counted in comparisons: cancelling a wide map must not be quadratic."""
     compared = 0
 
     class Item:
@@ -133,7 +133,9 @@ def test_removing_from_a_long_lane_is_quick() -> None:
     items = [Item() for _ in range(2_000)]
     for item in items:
         lanes.push(item, limits)
-    assert all(lanes.remove(item, limits) for item in reversed(items))
-    assert not lanes.remove(items[0], limits)
-    assert (len(lanes), lanes.pop()) == (0, None)
+    for item in reversed(items[1:]):
+        lanes.remove(item)
+    assert (len(lanes), lanes.pop()) == (1, None)
+    limits[0].capacity = 5
+    assert (lanes.pop(), lanes.pop(), len(lanes)) == (items[0], None, 0)
     assert compared < 10_000

@@ -101,7 +101,9 @@ def test_generators_are_refused() -> None:
     assert "async_generator is an async generator" in refusal(lambda: step(async_generator))
 
 
-@pytest.mark.parametrize(("thing", "name"), [(Holder, "Holder"), (42, "42"), ("text", "'text'"), (Holder(), "Holder object")])
+@pytest.mark.parametrize(
+    ("thing", "name"), [(Holder, "Holder"), (42, "42"), ("text", "'text'"), (Holder(), "Holder object")]
+)
 def test_what_is_no_function_is_refused(thing: Any, name: str) -> None:
     text = refusal(lambda: step(thing))
     assert name in text
@@ -131,7 +133,7 @@ def test_functions_wrapped_and_partial_functions_can_be_steps() -> None:
     assert step(cached)(1) == 2
     assert step(wrapper)(1) == 10
     assert step(name="bigger")(functools.partial(body, x=5))() == 5
-    assert step((lambda: 3))() == 3
+    assert step(lambda: 3)() == 3
 
 
 def test_pipelines_are_refused_for_the_same_reasons() -> None:
@@ -143,7 +145,10 @@ def test_pipelines_are_refused_for_the_same_reasons() -> None:
 # -- options ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "near"), [("retries", "retry"), ("timout", "timeout"), ("output", "outputs"), ("max_inflight", "max_in_flight")])
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("retries", "retry"), ("timout", "timeout"), ("output", "outputs"), ("max_inflight", "max_in_flight")],
+)
 def test_an_unknown_option_names_the_nearest_one(name: str, near: str) -> None:
     text = refusal(lambda: step(**{name: 1}))
     assert text == f"@step has no option {name!r}. Fix: did you mean {near!r}?"
@@ -175,10 +180,18 @@ def test_with_options_refuses_what_the_decorator_refuses() -> None:
         ("retry", 1.5, "retry=1.5 is not allowed"),
         ("timeout", 0, "timeout=0 is not allowed. Fix: give a duration above 0"),
         ("timeout", -2, "timeout=-2 is not a duration"),
-        ("timeout", "soon", "timeout='soon' is not a duration. Fix: give seconds (30, 0.5), a timedelta, or text such as"),
+        (
+            "timeout",
+            "soon",
+            "timeout='soon' is not a duration. Fix: give seconds (30, 0.5), a timedelta, or text such as",
+        ),
         ("timeout", float("nan"), "timeout=nan is not a duration"),
         ("timeout", True, "timeout=True is not a duration"),
-        ("cache", "always", "cache='always' is not allowed. Fix: give 'code_hash', 'input_hash', True, False or CachePolicy"),
+        (
+            "cache",
+            "always",
+            "cache='always' is not allowed. Fix: give 'code_hash', 'input_hash', True, False or CachePolicy",
+        ),
         ("cache", 1.5, "cache=1.5 is not allowed"),
         ("outputs", [1, 2], "outputs=[1, 2] is not allowed. Fix: give names that are not empty"),
         ("outputs", ("a", "a"), "outputs=('a', 'a') is not allowed. Fix: give names that differ"),

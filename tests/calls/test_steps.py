@@ -284,7 +284,13 @@ def test_in_a_def_pipeline_result_waits(stage: Any) -> None:
         first = inc.submit(1)
         second = double.submit(first)
         mapped = double.map(range(4))
-        return [second.result(), first.result(timeout=10), mapped.result(), second.exception(), [f.result() for f in mapped]]
+        return [
+            second.result(),
+            first.result(timeout=10),
+            mapped.result(),
+            second.exception(),
+            [f.result() for f in mapped],
+        ]
 
     assert stage.value(script) == [4, 2, [0, 2, 4, 6], None, [0, 2, 4, 6]]
 

@@ -261,7 +261,12 @@ print("end of main")
 
 def test_the_end_of_the_process_does_not_wait_for_stuck_threads() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=60, env={"PYTHONPATH": ":".join(sys.path)}, check=False
+        [sys.executable, "-c", SCRIPT],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PYTHONPATH": ":".join(sys.path)},
+        check=False,
     )
     assert done.stdout.split("\n")[:2] == ["StepTimeout", "end of main"], done.stderr
     assert done.returncode == 0

@@ -1,4 +1,4 @@
-"""What the crash tests compare: the ledger that bodies wrote, and the log as a kill left it, read without the engine."""
+"""What the crash tests compare: the ledger that bodies wrote, and the log as a kill left it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,12 @@ def committed(home: Path) -> set[tuple[str, str]]:
         rows = connection.execute("SELECT run, body FROM log").fetchall()
     finally:
         connection.close()
-    return {(run, event[2]) for run, body in rows for event in msgspec.msgpack.decode(body) if event[0] in (COMPLETED, CACHED)}
+    return {
+        (run, event[2])
+        for run, body in rows
+        for event in msgspec.msgpack.decode(body)
+        if event[0] in (COMPLETED, CACHED)
+    }
 
 
 def statuses(home: Path) -> dict[str, str]:

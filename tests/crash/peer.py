@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import crash_shapes
+
 from treadle import Engine, pipeline, step
 
 
@@ -17,7 +18,7 @@ from treadle import Engine, pipeline, step
 async def hold(gate: str, label: str) -> str:
     """Ends when the file ``gate`` exists."""
     crash_shapes.note(label.upper())
-    while not os.path.exists(gate):
+    while not os.path.exists(gate):  # another process makes the file
         await asyncio.sleep(0.005)
     return label.upper()
 

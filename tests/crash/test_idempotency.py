@@ -6,7 +6,7 @@ import asyncio
 import importlib.util
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,9 +46,9 @@ WORLD = World()
 
 
 @pytest.fixture(autouse=True)
-def world() -> Iterator[World]:
+def world() -> World:
     WORLD.__init__()  # type: ignore[misc]  # the steps hold this object
-    yield WORLD
+    return WORLD
 
 
 @step(cache=False)

@@ -69,7 +69,9 @@ class Trial:
         committed, begun = ledger.committed(self.home), ledger.read(self.path)
         if not more:
             told = ledger.acknowledged(self.path)
-            assert told <= {line.label for line in begun if (line.run, line.call) in committed}, "told before the log had it"
+            assert told <= {line.label for line in begun if (line.run, line.call) in committed}, (
+                "told before the log had it"
+            )
         answer = self.perform("recover", self.home, **more)
         assert answer["exit"] == 0, answer
         assert self.check(self.home) == []

@@ -48,9 +48,9 @@ WORLD = World()
 
 
 @pytest.fixture(autouse=True)
-def world() -> Iterator[World]:
+def world() -> World:
     WORLD.__init__()  # type: ignore[misc]  # the steps hold this object
-    yield WORLD
+    return WORLD
 
 
 @step(cache=False)
@@ -167,7 +167,11 @@ async def test_another_order_takes_the_same_outcomes(tmp_path: Path, world: Worl
     assert result.value == ["C", "B", "A"]
     assert world.performed == {"a": 1, "b": 1, "c": 2}
     assert (result.reused, result.performed, result.unclaimed) == (2, 1, 0)
-    assert {name: call.reused for name, call in result.step_results.items()} == {"work": True, "work_2": True, "work_3": False}
+    assert {name: call.reused for name, call in result.step_results.items()} == {
+        "work": True,
+        "work_2": True,
+        "work_3": False,
+    }
     assert {call.status for call in result.step_results.values()} == {"succeeded"}
 
 
@@ -235,7 +239,9 @@ async def test_child_runs_are_the_same_children(tmp_path: Path, world: World) ->
 
 
 @pytest.mark.asyncio
-async def test_a_failed_call_is_performed_again_with_a_new_budget_and_the_numbers_go_on(tmp_path: Path, world: World) -> None:
+async def test_a_failed_call_is_performed_again_with_a_new_budget_and_the_numbers_go_on(
+    tmp_path: Path, world: World
+) -> None:
     world.failing = {"s1", "s2", "s3"}
     async with Engine(tmp_path / "home") as engine:
         first = await engine.run(persistent_one)
@@ -325,7 +331,9 @@ async def test_a_small_artifact_that_was_damaged_is_made_again(tmp_path: Path, w
 
 @pytest.mark.parametrize("damage", [b"", b"x", None])
 @pytest.mark.asyncio
-async def test_a_large_artifact_that_was_damaged_is_made_again(damage: bytes | None, tmp_path: Path, world: World) -> None:
+async def test_a_large_artifact_that_was_damaged_is_made_again(
+    damage: bytes | None, tmp_path: Path, world: World
+) -> None:
     world.blocked = {"last"}
     home = tmp_path / "home"
     await interrupt(home, with_bulky)
@@ -367,7 +375,9 @@ async def test_a_recovery_that_is_interrupted_at_once_loses_nothing(tmp_path: Pa
 
 
 @pytest.mark.asyncio
-async def test_the_token_is_the_same_for_attempts_and_resumes_and_differs_between_calls(tmp_path: Path, world: World) -> None:
+async def test_the_token_is_the_same_for_attempts_and_resumes_and_differs_between_calls(
+    tmp_path: Path, world: World
+) -> None:
     world.order, world.blocked = ["a", "b", "c"], {"a", "b", "c"}
     home = tmp_path / "home"
     await interrupt(home, gathered)
@@ -442,7 +452,9 @@ def edited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     sys.modules.pop(name, None)
 
 
-@pytest.mark.parametrize(("changed", "value", "performed"), [("rerun", 120, ["changes", "ends"]), ("keep", 22, ["ends"])])
+@pytest.mark.parametrize(
+    ("changed", "value", "performed"), [("rerun", 120, ["changes", "ends"]), ("keep", 22, ["ends"])]
+)
 @pytest.mark.asyncio
 async def test_resume_performs_changed_steps_again_or_keeps_them(
     changed: Any, value: int, performed: list[str], edited: Callable[[int], Any], tmp_path: Path
@@ -536,9 +548,13 @@ def test_a_new_process_imports_the_pipeline_and_loads_large_arguments(
 ) -> None:
     environment = child_environment | {"TREADLE_TEST_LEDGER": str(tmp_path / "ledger")}
     home = str(tmp_path / "home")
-    killed = subprocess.run([sys.executable, "-c", START, home], env=environment, capture_output=True, text=True, timeout=60)
+    killed = subprocess.run(
+        [sys.executable, "-c", START, home], env=environment, capture_output=True, text=True, timeout=60
+    )
     assert killed.returncode == -9, killed.stderr
-    other = subprocess.run([sys.executable, "-c", RECOVER, home], env=environment, capture_output=True, text=True, timeout=60)
+    other = subprocess.run(
+        [sys.executable, "-c", RECOVER, home], env=environment, capture_output=True, text=True, timeout=60
+    )
     assert other.stdout.splitlines() == [f"with_large_arguments {200_000 + sum(range(30_000))} 1"], other.stderr
 
 

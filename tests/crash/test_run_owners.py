@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sqlite3
@@ -13,7 +14,6 @@ from typing import Any
 
 import pytest
 
-import treadle
 from treadle import Engine
 from treadle.errors import RunFenced
 from treadle.events import RunResumed
@@ -58,14 +58,10 @@ class Other:
         return other
 
     def tell(self, do: str, **command: Any) -> None:
-        import json
-
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps({"do": do, **command}).encode() + b"\n")
 
     async def hear(self, expected: str) -> Any:
-        import json
-
         assert self.process.stdout is not None
         line = await asyncio.wait_for(self.process.stdout.readline(), 20)
         assert line, f"the other process ended and never said {expected!r}"
@@ -100,12 +96,14 @@ def labels(tmp_path: Path) -> list[str]:
 async def begun(tmp_path: Path, label: str, times: int = 1) -> None:
     """Wait until a body has begun so many times."""
     async with asyncio.timeout(20):
-        while labels(tmp_path).count(label) < times:
+        while labels(tmp_path).count(label) < times:  # another process writes the ledger
             await asyncio.sleep(0.005)
 
 
 @pytest.mark.asyncio
-async def test_a_live_owners_run_is_left_alone(tmp_path: Path, child_environment: dict[str, str], check_log: Check) -> None:
+async def test_a_live_owners_run_is_left_alone(
+    tmp_path: Path, child_environment: dict[str, str], check_log: Check
+) -> None:
     home, gate = tmp_path / "home", tmp_path / "gate"
     other = await Other.launch(home, child_environment, tmp_path)
     run_id = await other.ask("start", args=[str(gate), "x"])
@@ -136,7 +134,7 @@ async def test_a_killed_owners_run_is_seen_within_five_seconds_and_recovered(
         assert [run.status for run in await engine.runs()] == ["running"]
         await other.kill()
         async with asyncio.timeout(5):
-            while [run.status for run in await engine.runs()] != ["interrupted"]:
+            while [run.status for run in await engine.runs()] != ["interrupted"]:  # real time is the test
                 await asyncio.sleep(0.05)
         gate.touch()
         [result] = await engine.recover()
@@ -162,7 +160,9 @@ async def test_recover_asks_the_owners_lock_itself(
 
 
 @pytest.mark.asyncio
-async def test_a_stopped_owner_is_not_taken_for_dead(tmp_path: Path, child_environment: dict[str, str], peer: Any) -> None:
+async def test_a_stopped_owner_is_not_taken_for_dead(
+    tmp_path: Path, child_environment: dict[str, str], peer: Any
+) -> None:
     home, gate = tmp_path / "home", tmp_path / "gate"
     other = await Other.launch(home, child_environment, tmp_path)
     await other.ask("start", args=[str(gate), "x"])
@@ -206,7 +206,9 @@ async def test_an_owner_that_was_replaced_is_refused(tmp_path: Path, peer: Any, 
 
 
 @pytest.mark.asyncio
-async def test_a_replaced_owner_is_refused_however_much_happens_in_between(tmp_path: Path, peer: Any, check_log: Check) -> None:
+async def test_a_replaced_owner_is_refused_however_much_happens_in_between(
+    tmp_path: Path, peer: Any, check_log: Check
+) -> None:
     """Other runs commit before the lost one does: the refusal must not depend on who notices the take-over first."""
     home, gate = tmp_path / "home", tmp_path / "gate"
     async with Engine(home) as first, Engine(home) as second:
@@ -239,8 +241,7 @@ async def test_two_processes_write_at_the_same_time(
     await other.close()
     assert check_log(home) == []
     connection = sqlite3.connect(home / "treadle.db")
-    assert connection.execute("SELECT count(*), count(DISTINCT owner) FROM runs WHERE status='succeeded'").fetchone() == (2 * runs, 2)
+    assert connection.execute(
+        "SELECT count(*), count(DISTINCT owner) FROM runs WHERE status='succeeded'"
+    ).fetchone() == (2 * runs, 2)
     connection.close()
-
-
-assert treadle

@@ -38,7 +38,7 @@ def until() -> Until:
     """Waits, with no time lost, for something that no event tells."""
 
     async def wait(condition: Callable[[], object]) -> None:
-        while not condition():  # noqa: ASYNC110  # there is nothing to wait for
+        while not condition():  # there is nothing to wait for
             await asyncio.sleep(0)
 
     return wait

@@ -1,4 +1,4 @@
-"""A run keeps nothing per call once it is over: calls are outside the garbage collector's sight, so a circle would leak."""
+"""A run keeps nothing per call once it is over: the garbage collector does not see calls, so a circle would leak."""
 
 from __future__ import annotations
 
@@ -85,7 +85,9 @@ async def _observe(engine: Engine, target: Any) -> None:
     del result
 
 
-@pytest.mark.parametrize("target", [succeeds, fails, fails_fast, splits, cancels, retries], ids=lambda target: target.name)
+@pytest.mark.parametrize(
+    "target", [succeeds, fails, fails_fast, splits, cancels, retries], ids=lambda target: target.name
+)
 def test_no_call_survives_its_run(target: Any, tmp_path: Path) -> None:
     async def main() -> int:
         async with Engine(tmp_path) as engine:

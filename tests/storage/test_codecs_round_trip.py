@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 class Color(enum.Enum):
     RED = 1
-    CRIMSON = 1  # noqa: PIE796 - an alias is the point
+    CRIMSON = 1  # noqa: PIE796  # an alias is the point
     GREEN = (2, "g")
 
 

@@ -46,5 +46,5 @@ def run_python(code: str, *args: object, **environment: str) -> subprocess.Compl
 async def until(is_so: Callable[[], object], limit_s: float = 10.0) -> None:
     """Wait for what no event tells: the end of a thread, a state that another thread sets."""
     async with asyncio.timeout(limit_s):
-        while not is_so():  # noqa: ASYNC110 - there is no event to wait for
+        while not is_so():
             await asyncio.sleep(0.001)

@@ -198,6 +198,7 @@ def test_closing_on_a_full_disk_does_not_hang_and_the_run_is_interrupted_later(s
     async def main() -> None:
         began = asyncio.Event()
         async with Engine(disk / "home", close_timeout=0.1) as engine:
+
             @step(cache=False)
             async def wait() -> None:
                 began.set()

@@ -249,7 +249,7 @@ def test_an_engine_with_keep_forgets_by_itself(home: Path, monkeypatch: pytest.M
             run = await engine.run(smalls, 0)
             assert run.success
             async with asyncio.timeout(5):
-                while await engine.runs():  # noqa: ASYNC110 - a prune is no event
+                while await engine.runs():
                     await asyncio.sleep(0.01)
 
     asyncio.run(main())

@@ -21,7 +21,7 @@ TAKEN: frozenset[str] = frozenset({"succeeded", "cached"})
 class CallRecord(msgspec.Struct):
     """What the log says of one call.
 
-    ``tries`` counts the attempts that failed and used up a retry; ``ended_seq`` is the number of the event that ended it.
+    ``tries`` counts the attempts that failed and used up a retry; ``ended_seq`` is the number of the event of its end.
     """
 
     name: str

@@ -9,7 +9,7 @@ NEVER_RETRIED = (CircuitOpen, EncodeError, LogUnavailable, ThreadsExhausted)
 
 
 def is_retried(policy: Retry, error: BaseException) -> bool:
-    """Whether the policy covers this error: what ``on`` names and every step timeout, never the engine's own refusals."""
+    """Whether the policy covers this error: what ``on`` names, and step timeouts, never the engine's own refusals."""
     if isinstance(error, NEVER_RETRIED) or not isinstance(error, Exception):
         return False
     return isinstance(error, (StepTimeout, *policy.on))
@@ -29,7 +29,9 @@ def delay_before(policy: Retry, attempt: int, draw: float) -> float:
     return delay * draw if policy.jitter else delay
 
 
-def next_attempt(policy: Retry, error: BaseException, used: int, attempt: int, elapsed: float, draw: float) -> float | None:
+def next_attempt(
+    policy: Retry, error: BaseException, used: int, attempt: int, elapsed: float, draw: float
+) -> float | None:
     """Seconds until the next attempt, or ``None`` if there is none.
 
     Args:

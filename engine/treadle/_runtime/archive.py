@@ -32,6 +32,11 @@ class Archive:
         self._lock = threading.Lock()
         self._kept = open_reader(path) if in_memory else None
 
+    def __del__(self) -> None:
+        kept: sqlite3.Connection | None = getattr(self, "_kept", None)
+        if kept is not None:
+            kept.close()  # a result in memory was the last that held the database
+
     def _query(self, sql: str, parameters: Iterable[Any]) -> list[Any]:
         with self._lock:
             connection = self._kept or open_reader(self._path)
@@ -52,6 +57,25 @@ class Archive:
     def record(self, run_id: str) -> RunRecord:
         """What the log says of a run."""
         return fold(self.events(run_id), RunRecord(run_id))
+
+    def cached(self, key: bytes) -> list[ArtifactRow]:
+        """The artifacts under a cache key; none if there is no entry or an artifact of it is gone."""
+        sql = """SELECT c.count, a.id, n.name, a.version, a.body FROM cache c
+            JOIN artifacts a ON a.id >= c.artifact AND a.id < c.artifact + c.count JOIN names n ON n.id = a.name
+            WHERE c.key=? ORDER BY a.id"""
+        rows = self._query(sql, (key,))
+        return [unpack_artifact(row[1:]) for row in rows] if rows and len(rows) == rows[0][0] else []
+
+    def newest(self, name: str, limit: int) -> list[ArtifactRow]:
+        """The newest artifacts of a name, newest first."""
+        sql = """SELECT a.id, n.name, a.version, a.body FROM artifacts a JOIN names n ON n.id = a.name
+            WHERE n.name=? ORDER BY a.version DESC LIMIT ?"""
+        return [unpack_artifact(row) for row in self._query(sql, (name, limit))]
+
+    def manifest(self, code: bytes) -> bytes | None:
+        """What was kept of a code fingerprint."""
+        rows = self._query("SELECT body FROM manifests WHERE code=?", (code,))
+        return rows[0][0] if rows else None
 
     def artifacts(self, numbers: Iterable[int]) -> list[ArtifactRow]:
         """Artifacts by number, in that order; those that are gone are left out."""

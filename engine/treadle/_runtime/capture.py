@@ -116,6 +116,9 @@ class _Tee(io.TextIOBase):
         """Flush the original."""
         self._original.flush()
 
+    def close(self) -> None:
+        """Nothing: the original is not ours to close or to flush, when this is forgotten."""
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._original, name)
 

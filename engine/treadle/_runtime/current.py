@@ -60,8 +60,14 @@ class Current:
         try:
             body = msgspec.msgpack.encode(facts)
         except (TypeError, OverflowError) as error:
-            raise EncodeError("metadata has to be plain data", why=str(error), fix="pass numbers, texts, lists and dicts") from None
-        self._append(ev.MetadataLogged(at=time.time(), call=self.call, step=self._call.plan.name, attempt=self.attempt, body=body))
+            raise EncodeError(
+                "metadata has to be plain data", why=str(error), fix="pass numbers, texts, lists and dicts"
+            ) from None
+        self._append(
+            ev.MetadataLogged(
+                at=time.time(), call=self.call, step=self._call.plan.name, attempt=self.attempt, body=body
+            )
+        )
 
     def progress(self, done: float, total: float | None = None) -> None:
         """Say how far the step is."""
@@ -93,5 +99,7 @@ def current() -> Current:
     """
     call = active_call.get()
     if call is None:
-        raise NotInRun("current() was called outside of a step in a run", fix="call it in the body of a step that a pipeline runs")
+        raise NotInRun(
+            "current() was called outside of a step in a run", fix="call it in the body of a step that a pipeline runs"
+        )
     return Current(call)

@@ -27,8 +27,20 @@ from treadle._runtime.results import RunResult, StepResult
 from treadle._runtime.scheduler import Scheduler
 from treadle._runtime.threads import ThreadPool
 from treadle.errors import EngineClosed, EngineForked, TreadleError
-from treadle.options import DURABILITIES, UNSET, CachePolicy, Duration, Durability, Keep, PipelineOptions, Retry, StepOptions
-from treadle.options import check_known, check_whole, seconds
+from treadle.options import (
+    DURABILITIES,
+    UNSET,
+    CachePolicy,
+    Durability,
+    Duration,
+    Keep,
+    PipelineOptions,
+    Retry,
+    StepOptions,
+    check_known,
+    check_whole,
+    seconds,
+)
 from treadle.storage import failpoints, home, owners
 from treadle.storage.log import again
 
@@ -99,6 +111,7 @@ class Engine:
         self.limit = Limit(max_concurrency) if max_concurrency else None
         self.thread_limit = Limit(self._threads)
         self.identities = Identities()
+        self.described: set[bytes] = set()
         self.runs_here: dict[str, Run] = {}
         self.flights: dict[bytes, Call] = {}
         self.followers: dict[bytes, list[asyncio.Future[None]]] = {}
@@ -250,7 +263,9 @@ class Engine:
         """
         self.check_readable()
         if for_a_new_run and self._state == "closing":
-            raise EngineClosed("the engine is closing and begins no new run", fix="start runs before `async with` is left")
+            raise EngineClosed(
+                "the engine is closing and begins no new run", fix="start runs before `async with` is left"
+            )
         if self.log.unavailable is not None:
             raise again(self.log.unavailable)
 
@@ -467,7 +482,10 @@ class Engine:
     async def step_results(self, run_id: str, names: Sequence[str]) -> list[StepResult]:
         """Results of single calls of a run that goes on."""
         await self.log.flush()
-        result: RunResult[Any] = RunResult(run_id, "", self.archive, self.runs_here.get(run_id))
+        run = self.runs_here.get(run_id)
+        result: RunResult[Any] = RunResult(run_id, "", self.archive, run)
+        if run is not None:
+            result.take_errors(run.errors_of_calls())
         calls = result.step_results
         return [calls[name] for name in names]
 

@@ -111,7 +111,7 @@ def hide_engine(error: BaseException) -> None:
     kept: TracebackType | None = None
     for frame in reversed(frames):
         kept = TracebackType(kept, frame.tb_frame, frame.tb_lasti, frame.tb_lineno)
-    error.__traceback__ = kept
+    error.with_traceback(kept)  # not by assignment, which a frozen exception refuses
 
 
 def described(failure: ev.Failure) -> str:

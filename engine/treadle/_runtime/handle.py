@@ -69,7 +69,7 @@ class RunHandle(Generic[R_co]):
         error = task.exception()
         if error is not None:
             # Whoever awaits the handle gets it, too; perhaps nobody does.
-            logger.warning("run %s of %s did not begin: %s: %s", self.id, self._target.name, type(error).__name__, error)
+            logger.warning("run %s of %s did not begin: %r", self.id, self._target.name, error)
         else:
             self._run = task.result().run
             self.id = task.result().run_id

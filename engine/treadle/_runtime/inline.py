@@ -79,7 +79,7 @@ async def _in_thread(call: Call, values: Values) -> Any:
     engine = call.run.engine
     if engine.pool.abandoned >= engine.pool.size:
         raise ThreadsExhausted(
-            f"call {call.name} has no thread: {engine.pool.abandoned} worker threads are stuck in steps that were timed out"
+            f"call {call.name} has no thread: {engine.pool.abandoned} worker threads are stuck in steps that timed out"
             " or cancelled",
             fix="let sync steps return in time (pass timeouts to what they call), or use runtime='process'",
         )

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from blake3 import blake3
 
-from treadle._core.binding import CONTAINERS, PLAIN, find, replace
+from treadle._core.binding import CONTAINERS, PLAIN, Binder, find, replace
 from treadle._runtime.artifact import Artifact
 from treadle._runtime.call import Call, StepFuture
 from treadle._runtime.mapping import MapFuture, Unmapped
-from treadle._runtime.plan import hint
+from treadle._runtime.plan import Plan, hint
 from treadle.errors import EncodeError
 from treadle.events import Input
 from treadle.storage import codecs
@@ -29,7 +29,9 @@ LEFT_OUT = bytes(32)
 
 Stand_ins = (StepFuture, MapFuture, Artifact, Unmapped)
 _NO_NAMES: dict[str, Any] = {}
-_QUICK_MODULES = frozenset({"builtins", "datetime", "decimal", "uuid", "pathlib", "fractions", "collections", "zoneinfo"})
+_QUICK_MODULES = frozenset(
+    {"builtins", "datetime", "decimal", "uuid", "pathlib", "fractions", "collections", "zoneinfo"}
+)
 
 
 class Values(msgspec.Struct, gc=False):
@@ -55,10 +57,16 @@ class _Taken:
 def plain(call: Call) -> Values | None:
     """The inputs, if they can be had at once; ``None`` if something has to be loaded or is large."""
     names = call.plan.binder.names
-    if len(call.args) == 1 and not call.kwargs and len(names) == 1 and call.plan.binder.positional and type(call.args[0]) in PLAIN:
+    if (
+        len(call.args) == 1
+        and not call.kwargs
+        and len(names) == 1
+        and call.plan.binder.positional
+        and type(call.args[0]) in PLAIN
+    ):
         return _single(call, names[0], call.args[0])
     taken: dict[str, _Taken] = {}
-    for label, value in _labelled(call):
+    for label, value in labelled(call.plan.binder, call.args, call.kwargs):
         if type(value) not in PLAIN and not _is_quick_argument(call, value):
             return None
         taken[label] = _take(call, label, value)
@@ -77,7 +85,7 @@ async def load(call: Call) -> Values:
     """The inputs, with artifacts loaded and large values digested on threads."""
     engine = call.run.engine
     taken: dict[str, _Taken] = {}
-    for label, value in _labelled(call):
+    for label, value in labelled(call.plan.binder, call.args, call.kwargs):
         loaded = {id(artifact): await artifact.load() for artifact in find((value,), (Artifact,))}
         if type(value) in PLAIN or _is_quick_argument(call, value):
             taken[label] = _take(call, label, value, loaded)
@@ -86,14 +94,15 @@ async def load(call: Call) -> Values:
     return _collect(call, taken)
 
 
-def _labelled(call: Call) -> list[tuple[str, Any]]:
-    names = call.plan.binder.positional
+def labelled(binder: Binder, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> list[tuple[str, Any]]:
+    """The arguments of a call, each with a label of its own: the parameter's name, where there is one."""
+    names = binder.positional
     known = len(names)
-    labelled = [(names[i] if i < known else f"*{i}", value) for i, value in enumerate(call.args)]
-    if call.kwargs:
-        given = names[: len(call.args)]  # positional-only, if a keyword has such a name too
-        labelled += [(f"**{name}" if name in given or name[:1] == "*" else name, value) for name, value in call.kwargs.items()]
-    return labelled
+    found = [(names[i] if i < known else f"*{i}", value) for i, value in enumerate(args)]
+    if kwargs:
+        given = names[: len(args)]  # positional-only, if a keyword has such a name too
+        found += [(f"**{name}" if name in given or name[:1] == "*" else name, value) for name, value in kwargs.items()]
+    return found
 
 
 def _is_quick_argument(call: Call, value: Any) -> bool:
@@ -175,9 +184,7 @@ def _digest_alone(call: Call, label: str, value: Any, error: EncodeError) -> byt
     """The digest of what cannot be stored, a lambda for example; empty if it has none."""
     engine = call.run.engine
     try:
-        return codecs.digest(
-            value, code_digest=engine.identities.code_digest, allow_pickle=engine.vault.allow_pickle
-        )
+        return codecs.digest(value, code_digest=engine.identities.code_digest, allow_pickle=engine.vault.allow_pickle)
     except EncodeError:
         if call.plan.counts(label):
             hint(f"step {call.plan.name} is not cached: argument {label} cannot be hashed ({error.what})")
@@ -216,17 +223,22 @@ def _collect(call: Call, taken: dict[str, _Taken]) -> Values:
     values.bound = {label: item.value for label, item in items}
     values.unhashable = tuple([label for label, item in items if not item.digest])
     values.inputs = tuple(Input(label, item.digest, item.producer, item.artifact) for label, item in items)
+    values.digests = in_order(plan, {label: item.digest for label, item in items})
+    return values
+
+
+def in_order(plan: Plan, given: dict[str, bytes]) -> dict[str, bytes]:
+    """The digests of all parameters in the signature's order, defaults filled in, then of what only has a label."""
     digests: dict[str, bytes] = {}
     for name in plan.binder.named:
-        item = taken.get(name)
-        if item is not None:
-            digests[name] = item.digest or LEFT_OUT
+        digest = given.get(name)
+        if digest is not None:
+            digests[name] = digest or LEFT_OUT
         elif name in plan.default_digests:
             digests[name] = plan.default_digests[name]
-    for label in sorted(taken.keys() - digests.keys()):
-        digests[label] = blake3(label.encode() + b"=" + (taken[label].digest or LEFT_OUT)).digest()
-    values.digests = digests
-    return values
+    for label in sorted(given.keys() - digests.keys()):
+        digests[label] = blake3(label.encode() + b"=" + (given[label] or LEFT_OUT)).digest()
+    return digests
 
 
 # -- encoding -----------------------------------------------------------------------------
@@ -235,7 +247,7 @@ def _collect(call: Call, taken: dict[str, _Taken]) -> Values:
 def keep_plain(call: Call) -> bytes:
     """The small arguments of a failed call that no artifact holds, so that it can be looked into later."""
     kept: list[tuple[str, str, bytes]] = []
-    for label, value in _labelled(call):
+    for label, value in labelled(call.plan.binder, call.args, call.kwargs):
         whole = value.value if isinstance(value, Unmapped) else value
         if isinstance(whole, (StepFuture, MapFuture, Artifact)) or not is_quick(whole):
             continue
@@ -260,7 +272,9 @@ def is_quick(value: Any) -> bool:
     size = getattr(value, "nbytes", None)
     if isinstance(size, int):
         return size < HEAVY_BYTES
-    return kind.__module__ in _QUICK_MODULES or hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__struct_fields__")
+    return (
+        kind.__module__ in _QUICK_MODULES or hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__struct_fields__")
+    )
 
 
 def encode(engine: Engine, value: Any) -> codecs.Encoded:

@@ -95,7 +95,9 @@ class Launched:
         return await self.engine.get_run(self.run_id)
 
 
-def is_deferred(target: PipelineFn[..., Any], parent: Run | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def is_deferred(
+    target: PipelineFn[..., Any], parent: Run | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> bool:
     """Whether something has to be awaited before the run can begin."""
     if target.options.idempotency_key or (parent is not None and parent.memory is not None):
         return True
@@ -105,7 +107,12 @@ def is_deferred(target: PipelineFn[..., Any], parent: Run | None, args: tuple[An
 
 
 def begin(
-    engine: Engine, target: PipelineFn[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], parent: Run | None, run_id: str
+    engine: Engine,
+    target: PipelineFn[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    parent: Run | None,
+    run_id: str,
 ) -> Run:
     """Accept a run and start its function; the acceptance shares a flush with what the run does first."""
     engine.check_usable()
@@ -116,7 +123,12 @@ def begin(
 
 
 async def _begin_slowly(
-    engine: Engine, target: PipelineFn[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], parent: Run | None, run_id: str
+    engine: Engine,
+    target: PipelineFn[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    parent: Run | None,
+    run_id: str,
 ) -> Run:
     """As ``begin``; arguments that are large are encoded and stored on a thread."""
     run = Run(engine, run_id, target, engine.pipeline_defaults.over(target.options), args, kwargs, parent)
@@ -141,7 +153,7 @@ def _arguments(run: Run) -> _Stored | None:
     except EncodeError as error:
         if run.options.idempotency_key:
             raise ArgumentNotStorable(
-                f"pipeline {run.name} has an idempotency key, and its argument {_parameter(run, error)} cannot be stored",
+                f"pipeline {run.name} has an idempotency key, and argument {_parameter(run, error)} cannot be stored",
                 why=error.what,
                 fix="pass plain data (an address instead of a client), or leave the idempotency key away",
                 parameter=_parameter(run, error),
@@ -169,7 +181,15 @@ def _accept(run: Run, stored: _Stored | None) -> None:
     log = engine.log
     part = run.part()  # before the row, so that row and event are in one commit
     log.accept(
-        [run.id, run.name, run.target.target, engine.id, run.parent.id if run.parent else "", run.recoverable, run.created_at]
+        [
+            run.id,
+            run.name,
+            run.target.target,
+            engine.id,
+            run.parent.id if run.parent else "",
+            run.recoverable,
+            run.created_at,
+        ]
     )
     run.append(_accepted(run, stored, part))
     part.waiters.append(_Accepted(run))
@@ -257,7 +277,12 @@ class _Accepted:
 
 
 async def launch(
-    engine: Engine | None, target: PipelineFn[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], parent: Run | None, run_id: str
+    engine: Engine | None,
+    target: PipelineFn[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    parent: Run | None,
+    run_id: str,
 ) -> Launched:
     """Start a run that needs an engine opened, its arguments resolved, or its key or past looked up first."""
     engine = engine or await default_engine()
@@ -282,7 +307,12 @@ async def _resolved(value: Any) -> Any:
 
 
 async def _launch_once(
-    engine: Engine, target: PipelineFn[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], parent: Run | None, run_id: str
+    engine: Engine,
+    target: PipelineFn[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    parent: Run | None,
+    run_id: str,
 ) -> Launched:
     """One run per key and input, whoever asks: join it, take its outcome, take it up again, or be the first."""
     run = Run(engine, run_id, target, engine.pipeline_defaults.over(target.options), args, kwargs, parent)
@@ -325,9 +355,9 @@ async def _launch_once(
 
 async def _join(engine: Engine, target: PipelineFn[..., Any], run_id: str, status: str, owner: str) -> Launched:
     run = engine.runs_here.get(run_id)
-    if run is None and status not in ("succeeded", "failed"):
-        if status in ("cancelled", "interrupted") or not engine.is_alive(owner):
-            run = await resume(engine, run_id, changed="keep", target=target)
+    is_stopped = status in ("cancelled", "interrupted") or (status == "running" and not engine.is_alive(owner))
+    if run is None and is_stopped:
+        run = await resume(engine, run_id, changed="keep", target=target)
     return Launched(run_id, run or engine.runs_here.get(run_id), engine, target)
 
 

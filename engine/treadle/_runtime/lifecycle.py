@@ -278,7 +278,9 @@ def _delay(call: Call, error: BaseException) -> float | None:
         return None
     elapsed = call.run.ticks() - call.started_clock
     call.ending = None
-    return retry.next_attempt(call.plan.retry, error, call.budget, call.attempt + 1, elapsed, call.run.engine.clock.random())
+    return retry.next_attempt(
+        call.plan.retry, error, call.budget, call.attempt + 1, elapsed, call.run.engine.clock.random()
+    )
 
 
 # -- 6. store -----------------------------------------------------------------------------
@@ -351,7 +353,9 @@ def publish(call: Call, error: BaseException | None) -> None:
 def _lose(call: Call, error: BaseException) -> None:
     """The outcome could not be committed, so it must not look like one."""
     own = call.error
-    call.error = again(error, own if isinstance(own, Exception) else None) if isinstance(error, LogUnavailable) else error
+    call.error = (
+        again(error, own if isinstance(own, Exception) else None) if isinstance(error, LogUnavailable) else error
+    )
     call.rows = None
     if call.outcome != "failed":
         call.outcome = "failed"

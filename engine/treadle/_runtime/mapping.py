@@ -107,7 +107,9 @@ class MapFuture(Mapped, Iterable[StepFuture[T]], Generic[T]):
             return known
         if at < self._next:
             raise self._given_away(at)
-        raise ResultNotReady(f"call {child(self.name, at)} was never made", why=str(self.missing), fix="look at .status first")
+        raise ResultNotReady(
+            f"call {child(self.name, at)} was never made", why=str(self.missing), fix="look at .status first"
+        )
 
     def __iter__(self) -> Iterator[StepFuture[T]]:
         return (self[index] for index in range(len(self)))
@@ -166,7 +168,8 @@ class MapFuture(Mapped, Iterable[StepFuture[T]], Generic[T]):
             return cast("list[T]", self._run.engine.block_on(self._gather(), timeout))
         if not self.done():
             raise ResultNotReady(
-                f"map {self.name} has not ended, and .result() never waits on the event loop", fix="`await` the map instead"
+                f"map {self.name} has not ended, and .result() never waits on the event loop",
+                fix="`await` the map instead",
             )
         self.keep_all()
         return self._outcome()

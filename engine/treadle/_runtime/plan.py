@@ -30,8 +30,28 @@ class Plan:
     """
 
     __slots__ = (
-        "binder", "code", "default_digests", "fn", "identity", "in_flight", "is_async", "limits", "name", "needs_key", "output_names",
-        "outputs", "persist", "policy", "retry", "runtime", "salt", "step", "tag", "timeout",
+        "binder",
+        "code",
+        "default_digests",
+        "fn",
+        "has_version",
+        "identity",
+        "in_flight",
+        "is_async",
+        "known",
+        "limits",
+        "name",
+        "needs_key",
+        "output_names",
+        "outputs",
+        "persist",
+        "policy",
+        "retry",
+        "runtime",
+        "salt",
+        "step",
+        "tag",
+        "timeout",
     )  # fmt: skip
 
     def __init__(self, step: Step[..., Any], options: StepOptions, identities: Identities) -> None:
@@ -52,12 +72,13 @@ class Plan:
         self.limits: Limits = ()
         self.in_flight: Limit | None = None
         known = identities.of(step, self.output_names, self.policy)
-        self.identity, self.code = known.identity, known.code
+        self.known, self.identity, self.code = known, known.identity, known.code
         self.default_digests = known.defaults
         if known.unhashable and self.policy is not None:
             hint(f"step {self.name} is not cached: {', '.join(known.unhashable)} of it cannot be hashed")
             self.policy = None
         version: str | None = _or(options.version, None)
+        self.has_version = version is not None
         self.salt = self._salt(version)
         self.tag = blake3(b"tag:" + self.identity + self.salt).digest()[:TAG_BYTES]
 
@@ -89,7 +110,7 @@ class Plan:
             )
 
     def cache_key(self, identity: bytes, values: Values) -> bytes:
-        """The cache key of a call, 32 bytes that begin with the step's tag; empty if an argument that counts cannot be hashed."""
+        """The cache key of a call: 32 bytes that begin with the step's tag, or none if an argument cannot be hashed."""
         policy = self.policy
         assert policy is not None
         if any(map(self.counts, values.unhashable)):
@@ -102,7 +123,9 @@ class Plan:
         if not policy.inputs:
             return blake3(self.identity + self.salt + b"no inputs").digest()
         if policy.ignore:
-            kept = [name.encode() + b"=" + digest for name, digest in values.digests.items() if name not in policy.ignore]
+            kept = [
+                name.encode() + b"=" + digest for name, digest in values.digests.items() if name not in policy.ignore
+            ]
             return blake3(self.identity + self.salt + b"|".join(kept)).digest()
         return blake3(identity + self.salt).digest()
 

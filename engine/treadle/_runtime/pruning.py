@@ -62,7 +62,9 @@ class Census:
         self.locations: set[str] = set()
         with closing(open_reader(path)) as connection:
             connection.execute("BEGIN")
-            self._read_runs(connection.execute("SELECT id, pipeline, status, parent, ended_at FROM runs ORDER BY number"))
+            self._read_runs(
+                connection.execute("SELECT id, pipeline, status, parent, ended_at FROM runs ORDER BY number")
+            )
             self._read_artifacts(connection.execute("SELECT id, body FROM artifacts"))
             for number, run_id in _taken(connection.execute("SELECT seq, run, first_artifact, body FROM log")):
                 self.named_by.setdefault(number, set()).add(run_id)

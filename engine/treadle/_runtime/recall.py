@@ -1,4 +1,4 @@
-"""What is known of a call before it is performed: from its run's own past, from an equal call in flight, from the cache.
+"""What is known of a call before it is performed: from its run's past, from an equal call in flight, from the cache.
 
 Order: an outcome that this run has recorded, an equal call that is being performed
 in this engine, the cache. Looking and claiming happen without an await between them,

@@ -40,7 +40,8 @@ def record_hit(call: Call, rows: Sequence[ArtifactRow]) -> None:
     part = run.append(
         ev.CallCached(
             at=run.now(), call=call.name, step=call.plan.name, identity=call.identity, code=call.plan.code,
-            artifacts=tuple([row.id for row in rows]), saved_s=call.saved_s, inputs=call.inputs, outputs=call.plan.outputs,
+            artifacts=tuple([row.id for row in rows]), saved_s=call.saved_s, inputs=call.inputs,
+            outputs=call.plan.outputs,
         )
     )  # fmt: skip
     _wait_for_commit(call, part)
@@ -126,7 +127,9 @@ def _skip(call: Call, upstream: str, error: BaseException) -> None:
     call.error = error
     run.skipped.append(call)
     introduce(call)
-    part = run.append(ev.CallSkipped(at=run.now(), call=call.name, step=call.plan.name, reason="upstream", upstream=upstream))
+    part = run.append(
+        ev.CallSkipped(at=run.now(), call=call.name, step=call.plan.name, reason="upstream", upstream=upstream)
+    )
     _wait_for_commit(call, part)
 
 

@@ -192,6 +192,10 @@ class RunResult(Generic[T_co]):
         self._value = run.value
         self._call_errors = run.call_errors
 
+    def take_errors(self, errors: dict[str, BaseException]) -> None:
+        """Have the calls' own errors, where they are at hand, instead of what the log keeps of them."""
+        self._call_errors = errors
+
     # -- outcome --------------------------------------------------------------------------
 
     @property

@@ -18,7 +18,7 @@ from treadle._core.admission import Limit
 from treadle._core.binding import find, replace
 from treadle._core.naming import Names, base_of, child
 from treadle._core.replay import Memory
-from treadle._runtime import function, inputs, lifecycle
+from treadle._runtime import explain, function, inputs, lifecycle
 from treadle._runtime.artifact import Artifact
 from treadle._runtime.call import Call, Ending, StepFuture
 from treadle._runtime.capture import join_structlog
@@ -122,6 +122,7 @@ class Run:
             base = StepOptions(cache=self.options.cache, retry=self.options.retry)
             options = engine.step_defaults.over(base).over(step.options)
             plan = self._plans[step] = Plan(step, options, engine.identities)
+            explain.keep_manifest(engine, plan)
             in_flight = engine.step_limit(step) if options.max_in_flight else None
             threads = None if plan.is_async or self.debug else engine.thread_limit
             plan.in_flight = in_flight
@@ -544,10 +545,14 @@ class Run:
             self.done.set_result(None)
         self.engine.run_ended(self)
 
+    def errors_of_calls(self) -> dict[str, BaseException]:
+        """The errors themselves, by call name, of what has failed or was skipped so far."""
+        return {call.name: call.error for call in (*self.failed, *self.skipped) if call.error is not None}
+
     def _settle_errors(self) -> None:
         """Keep the errors, and let the calls go that held them."""
         calls = (*self.failed, *self.skipped)
-        self.call_errors = {call.name: call.error for call in calls if call.error is not None}
+        self.call_errors = self.errors_of_calls()
         failed = sorted(self.failed, key=lambda call: call.order)
         every = [call.error for call in failed if call.error is not None] + self.map_errors
         every += [run.error for run in self.failed_children if run.error is not None]

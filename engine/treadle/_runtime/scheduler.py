@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from treadle._core.admission import Lanes, Limits
+from treadle._core.machine import CallState
 from treadle._runtime.call import Call
 
 STARTS_PER_TURN = 64
@@ -48,7 +49,8 @@ class Scheduler:
         try:
             await future
         except asyncio.CancelledError:
-            self._lanes.remove(call, self.limits_of(call))
+            if call.slots is None and call in self._waiting:
+                self._lanes.remove(call)
             raise
         finally:
             self._waiting.pop(call, None)
@@ -65,8 +67,9 @@ class Scheduler:
             self._pump_soon()
 
     def remove(self, call: Call) -> None:
-        """Take a call out of the line, if it stands there."""
-        self._lanes.remove(call, self.limits_of(call))
+        """Take a call that has no task out of the line, if it stands there."""
+        if call.state is CallState.READY and call.task is None:
+            self._lanes.remove(call)
 
     @staticmethod
     def limits_of(call: Call) -> Limits:
@@ -94,6 +97,7 @@ class Scheduler:
             elif not waiting.done():
                 waiting.set_result(None)
             else:
+                del self._waiting[call]  # it was cancelled while it stood in line
                 self.release(call)
         else:
             self._pump_soon()

@@ -89,7 +89,9 @@ class Sources:
         self._is_product = product
         self.mapped = [source for source in self._every() if not isinstance(source, Unmapped)]
         if not self.mapped:
-            raise OptionError("a map needs an input to go over", fix="give an iterable as the first argument", option="map")
+            raise OptionError(
+                "a map needs an input to go over", fix="give an iterable as the first argument", option="map"
+            )
         self._has_fixed_names = all(isinstance(source, Unmapped) for source in self._kwargs.values())
         self.length = self._length()
         for source in self.mapped:
@@ -156,7 +158,9 @@ class Sources:
                     return
                 if any(ended):
                     raise MapLengthError(
-                        "the inputs of the map have different lengths: one ended before the others", fix=_EQUAL, lengths={}
+                        "the inputs of the map have different lengths: one ended before the others",
+                        fix=_EQUAL,
+                        lengths={},
                     )
                 count = len(self._args)
                 yield tuple(values[:count]), dict(zip(self._kwargs, values[count:], strict=True)) or None

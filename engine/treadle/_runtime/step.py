@@ -5,12 +5,25 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Generic, Never, NoReturn, ParamSpec, Protocol, TypeVar
-from typing import cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Concatenate,
+    Generic,
+    Never,
+    NoReturn,
+    ParamSpec,
+    Protocol,
+    TypeVar,
+    cast,
+    overload,
+)
 
 from treadle._core.binding import Binder
 from treadle._runtime.call import StepFuture
 from treadle._runtime.context import active_run, current_run
+from treadle._runtime.explain import CacheExplanation, explain_cache
 from treadle._runtime.mapping import MapFuture, Unmapped
 from treadle.errors import NotInRun, OptionError
 from treadle.options import UNSET, CachePolicy, Retry, StepOptions, Unset
@@ -178,6 +191,18 @@ class Step(Generic[P, R_co]):
             return run.submit_map(self, args, kwargs, True)
         return cast("MapFuture[R_co]", run.engine.on_loop(run.submit_map, self, args, kwargs, True))
 
+    def explain_cache(self, /, *args: P.args, **kwargs: P.kwargs) -> CacheExplanation:
+        """Say whether a call with these arguments would be served by the cache and, if not, what has changed.
+
+        It asks the home of the current engine (without one, the default home), and performs nothing. What changed is
+        told against the newest recorded outcome of the step: which functions, globals and inputs. Futures that are
+        done and artifacts may be among the arguments.
+
+        Raises:
+            TypeError: the arguments do not fit the function.
+        """
+        return explain_cache(self, args, kwargs)
+
     def with_options(
         self,
         *,
@@ -311,7 +336,9 @@ def step(fn: Any = None, /, **given: Any) -> Any:
         return _make(fn, StepOptions())
     options = StepOptions.read(given, "@step")
     if options.after is not UNSET:
-        raise OptionError("@step has no option 'after'", fix="use step.with_options(after=[...]) for a call", option="after")
+        raise OptionError(
+            "@step has no option 'after'", fix="use step.with_options(after=[...]) for a call", option="after"
+        )
     return functools.partial(_make, options=options)
 
 
@@ -326,17 +353,22 @@ def _refuse_what_is_no_step(fn: Any) -> None:
     name = getattr(fn, "__qualname__", repr(fn))
     if isinstance(fn, (staticmethod, classmethod)) or inspect.ismethod(fn) or _is_method(fn):
         raise OptionError(
-            f"{name} is a method, and a step is a function", fix="move it to module level, or wrap the bound method in a def"
+            f"{name} is a method, and a step is a function",
+            fix="move it to module level, or wrap the bound method in a def",
         )
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         kind = "an async generator" if inspect.isasyncgenfunction(fn) else "a generator"
-        raise OptionError(f"{name} is {kind}, and a step returns one value", fix="return a list, or map a step over the items")
+        raise OptionError(
+            f"{name} is {kind}, and a step returns one value", fix="return a list, or map a step over the items"
+        )
     if inspect.isclass(fn) or not callable(fn):
         raise OptionError(f"@step got {name}, which is not a function", fix="decorate a def or an async def")
     try:
         inspect.signature(fn)
     except ValueError:
-        raise OptionError(f"{name} has no signature that Python knows", fix="call it in a def, and decorate that") from None
+        raise OptionError(
+            f"{name} has no signature that Python knows", fix="call it in a def, and decorate that"
+        ) from None
 
 
 def _is_method(fn: Any) -> bool:
@@ -352,7 +384,9 @@ def _check_after(after: Any) -> None:
     waited = after if isinstance(after, (list, tuple, set, frozenset)) else (after,)
     if after is not UNSET and not all(isinstance(future, (StepFuture, MapFuture)) for future in waited):
         raise OptionError(
-            f"after={after!r} is not allowed", fix="give futures: after=step.submit(...), or a list of such", option="after"
+            f"after={after!r} is not allowed",
+            fix="give futures: after=step.submit(...), or a list of such",
+            option="after",
         )
 
 

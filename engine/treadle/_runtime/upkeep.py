@@ -73,7 +73,9 @@ def cancel(run_id: str) -> Callable[[Transaction], bool]:
     """Cancel a run that no engine performs; to be run in a transaction."""
 
     def work(transaction: Transaction) -> bool:
-        status, epoch = transaction.connection.execute("SELECT status, epoch FROM runs WHERE id=?", (run_id,)).fetchone()
+        status, epoch = transaction.connection.execute(
+            "SELECT status, epoch FROM runs WHERE id=?", (run_id,)
+        ).fetchone()
         if status != "interrupted":
             return False
         part = Part(run_id, epoch)

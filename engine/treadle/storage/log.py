@@ -97,6 +97,10 @@ class Log:
         """Add a row to the table of runs: id, pipeline, target, owner, parent, recoverable, created_at."""
         self._batch.accepted.append(row)
 
+    def describe(self, code: bytes, manifest: bytes) -> None:
+        """Have the coming commit keep what a code fingerprint was made of."""
+        self._batch.manifests.append((code, manifest))
+
     def sync(self) -> None:
         """Have the coming commit flushed to the disk, whatever the durability."""
         self._batch.sync = True

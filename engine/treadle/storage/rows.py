@@ -66,10 +66,11 @@ class Part:
 class Batch:
     """What one transaction writes."""
 
-    __slots__ = ("accepted", "count", "parts", "sync")
+    __slots__ = ("accepted", "count", "manifests", "parts", "sync")
 
     def __init__(self) -> None:
         self.parts: dict[str, Part] = {}
         self.accepted: list[list[Any]] = []
+        self.manifests: list[tuple[bytes, bytes]] = []
         self.count = 0
         self.sync = False

@@ -176,6 +176,8 @@ class Writer:
         if batch.accepted:
             self.connection.execute(_ACCEPT, (_json(batch.accepted),))
             self._ours.update([row[0] for row in batch.accepted])
+        if batch.manifests:
+            self.connection.executemany("INSERT OR IGNORE INTO manifests(code, body) VALUES(?, ?)", batch.manifests)
         fenced = {**self._fenced(batch), **self._cut_off(batch)}
         parts = [part for part in batch.parts.values() if part.run_id not in fenced]
         self.insert_parts(parts)

@@ -7,8 +7,8 @@ from typing import Any
 import blake3
 from msgspec.msgpack import Ext
 
-from treadle.storage.codecs import registry, tags
 from treadle.contracts import Codec
+from treadle.storage.codecs import registry, tags
 from treadle.storage.codecs.walk import NotFit, Source, Walk, reads, to_bytes
 
 

@@ -7,10 +7,10 @@ from typing import Any, Final
 import blake3
 import msgspec
 
+from treadle.contracts import Codec
 from treadle.errors import DecodeError, EncodeError
 from treadle.storage.codecs import envelope, foreign, pickled, raw, registry
 from treadle.storage.codecs.located import locate
-from treadle.contracts import Codec
 from treadle.storage.codecs.walk import PACKERS, SCALARS, CodeDigest, NotFit, Refused, to_bytes
 
 _hash: Final = blake3.blake3
