@@ -172,7 +172,7 @@ def difference(one: Any, two: Any, path: str = "value") -> str | None:
         case np.generic():
             return None if one.dtype == two.dtype and one.tobytes() == two.tobytes() else f"{path}: {one!r} {two!r}"
         case set() | frozenset():
-            return None if sorted(map(repr, one)) == sorted(map(repr, two)) else f"{path}: {one} {two}"
+            return None if _sorted(one) == _sorted(two) else f"{path}: {one} {two}"
         case datetime.datetime() | datetime.time():
             return None if repr(one) == repr(two) and one.fold == two.fold else f"{path}: {one!r} {two!r}"
         case _:
@@ -187,6 +187,13 @@ def _inner_difference(one: Any, two: Any, path: str) -> str | None:
         return f"{path}: {one!r} became {two!r}"
     pairs = enumerate(zip(parts[0], parts[1], strict=True))
     return next((found for index, (a, b) in pairs if (found := difference(a, b, f"{path}[{index}]"))), None)
+
+
+def _sorted(value: Any) -> Any:
+    """What tells a hashable value from others, whatever the order in its sets."""
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(repr, map(_sorted, value)))
+    return tuple(map(_sorted, value)) if isinstance(value, tuple) else repr(value)
 
 
 def _parts(value: Any) -> list[Any] | None:
@@ -205,6 +212,7 @@ def _parts(value: Any) -> list[Any] | None:
 
 # What the steps return; what tells the calls apart is the batch, which is an argument of theirs.
 stock: list[Any] = []
+received: list[list[Any]] = []
 
 
 @step(version="1")
@@ -223,14 +231,13 @@ async def pass_on(value: Any) -> Any:
 
 
 @pipeline
-async def deliver(batch: int) -> list[list[Any]]:
-    """Each value as its producer gives it, as a consumer gets it, and as the artifact has it."""
-    received = []
+async def deliver(batch: int) -> None:
+    """Receive each value as its producer gives it, as a consumer gets it, and as the artifact has it."""
+    received.clear()
     for producer in (on_the_loop, in_a_thread):
         for index in range(len(stock)):
             future = producer.submit(batch, index)
             received.append([index, await future, await pass_on(future), future.artifact.read()])
-    return received
 
 
 told_to_wait = False
@@ -244,7 +251,7 @@ async def wait_if_told() -> None:
         await asyncio.Event().wait()
 
 
-def check(received: list[list[Any]], how: str) -> None:
+def check(how: str) -> None:
     assert len(received) == 2 * len(stock)
     for index, *forms in received:
         for form, value in zip(("awaited", "consumed", "stored"), forms, strict=True):
@@ -255,7 +262,7 @@ def check(received: list[list[Any]], how: str) -> None:
 batches = iter(range(1_000_000))
 
 
-@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.lists(values, min_size=1, max_size=12))
 def test_a_miss_a_hit_and_a_resume_give_the_same_value_of_the_same_types(content: list[Any]) -> None:
     stock[:] = content
@@ -269,13 +276,12 @@ async def three_ways(folder: str, batch: int) -> None:
         async with Engine(folder) as engine:
             result = await engine.run(deliver, batch)
             result.raise_for_failure()
-            check(result.value, "miss")
+            check("miss")
         async with Engine(folder) as engine:
             result = await engine.run(deliver, batch)
-            assert {
-                call.status for call in result.step_results.values() if call.step in ("on_the_loop", "in_a_thread")
-            } == {"cached"}
-            check(result.value, "hit")
+            producers = [call for call in result.step_results.values() if call.step != "pass_on"]
+            assert {call.status for call in producers} == {"cached"}
+            check("hit")
         told_to_wait, arrived = True, asyncio.Event()
         async with Engine(folder, cache=False, close_timeout=0) as engine:
             handle = await engine.start(resumable, batch)
@@ -286,22 +292,21 @@ async def three_ways(folder: str, batch: int) -> None:
             resumed.raise_for_failure()
             producers = [call for call in resumed.step_results.values() if call.step != "wait_if_told"]
             assert all(call.reused for call in producers)
-            check(resumed.value, "resume")
+            check("resume")
 
 
 @pipeline(cache=False)
-async def resumable(batch: int) -> list[list[Any]]:
-    received = []
+async def resumable(batch: int) -> None:
+    received.clear()
     for producer in (on_the_loop, in_a_thread):
         uncached = producer.with_options(cache=False)
         for index in range(len(stock)):
             future = uncached.submit(batch, index)
             received.append([index, await future, await pass_on(future), future.artifact.read()])
     await wait_if_told()
-    return received
 
 
-@pytest.mark.parametrize("size", [20_000, 70_000, 1_200_000])
+@pytest.mark.parametrize("size", [20_000, 70_000, 300_000])
 def test_large_values_come_back_as_they_were(size: int, tmp_path: pathlib.Path) -> None:
     stock[:] = [
         b"x" * size, "é" * size, list(range(1_000_000, 1_000_000 + size // 40)),

@@ -130,6 +130,7 @@ def test_the_window_is_a_thousand_where_nothing_else_is_said(stage: Any) -> None
     assert stage.value(streams) == 1001
 
 
+@pytest.mark.slow
 def test_two_hundred_thousand_items_run_in_bounded_memory(stage: Any) -> None:
     """No future, call or event of an ended call is kept: the number alive stays far below the number of items."""
     if stage.kind == "uvloop":

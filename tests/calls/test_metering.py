@@ -76,32 +76,40 @@ def test_a_wide_map_makes_starts_and_ends_few_calls_per_loop_turn(stage: Any, mo
     assert bodies.turns >= count // STARTS_PER_TURN
 
 
-def test_other_work_on_the_loop_goes_on_during_a_wide_map(stage: Any) -> None:
+def test_a_request_is_served_in_the_middle_of_a_wide_map(stage: Any) -> None:
+    """Lanes take turns: a call that comes late does not stand behind the thousands that came before."""
+    performed = 0
+    performed_before: list[int] = []
+
     @step(persist=False, cache=False)
     async def trivial(x: int) -> int:
+        nonlocal performed
+        performed += 1
         return x
 
     @pipeline
     async def wide() -> int:
-        return len(await trivial.map(range(3_000)))
+        return len(await trivial.map(range(5_000)))
 
     @step
     async def quick() -> str:
+        performed_before.append(performed)
         return "served"
 
     @pipeline
     async def request() -> str:
         return await quick()
 
-    async def main() -> tuple[str, bool]:
+    async def main() -> tuple[str, int]:
         async with stage.engine(max_concurrency=8) as engine:
             running = await engine.start(wide)
-            served = (await engine.run(request)).value
-            was_running = running.status == "running"
-            assert await running == 3_000
-            return served, was_running
+            while not performed:
+                await asyncio.sleep(0)
+            served: str = (await engine.run(request)).value
+            return served, await running
 
-    assert stage.drive(main()) == ("served", True)
+    assert stage.drive(main()) == ("served", 5_000)
+    assert performed_before[0] < 2_500
 
 
 def test_lanes_take_turns_and_respect_every_limit() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import signal
@@ -75,6 +76,14 @@ class Other:
 
     def send(self, number: int) -> None:
         os.kill(self.process.pid, number)
+
+    def stop(self, home: Path) -> None:
+        """Suspend it, and not in the middle of a commit: nobody could write then until it goes on."""
+        with open(home / "commit.lock", "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            self.send(signal.SIGSTOP)
+            while Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+                pass
 
     async def kill(self) -> None:
         self.send(signal.SIGKILL)
@@ -167,7 +176,7 @@ async def test_a_stopped_owner_is_not_taken_for_dead(
     other = await Other.launch(home, child_environment, tmp_path)
     await other.ask("start", args=[str(gate), "x"])
     await begun(tmp_path, "X")
-    other.send(signal.SIGSTOP)
+    other.stop(home)
     try:
         gate.touch()
         async with Engine(home) as engine:

@@ -21,10 +21,11 @@ import pytest
 from blake3 import blake3
 from fsspec.implementations.memory import MemoryFileSystem
 
+from treadle.contracts import ArtifactStore
 from treadle.errors import ArtifactDamaged, ArtifactStoreError, OptionError
 from treadle.storage import failpoints
 from treadle.storage.blob_checks import location_of
-from treadle.storage.blobs import BlobStore, FsspecBlobs, LocalBlobs, open_blobs
+from treadle.storage.blobs import FsspecBlobs, LocalBlobs, open_blobs
 from treadle.storage.home import prepare_home, sweep_tmp
 
 DATA = bytes(range(256)) * 300
@@ -84,7 +85,7 @@ def local(home: Path) -> LocalBlobs:
 
 
 @pytest.fixture(params=["local", "memory", "webdav"])
-def store(request: pytest.FixtureRequest, home: Path) -> BlobStore:
+def store(request: pytest.FixtureRequest, home: Path) -> ArtifactStore:
     return open_blobs(None if request.param == "local" else f"{request.param}://{uuid.uuid4().hex}/blobs", home)
 
 
@@ -92,7 +93,7 @@ def store(request: pytest.FixtureRequest, home: Path) -> BlobStore:
 
 
 @pytest.mark.parametrize("data", [b"", b"x", DATA, bytes(2_000_000)])
-def test_what_was_put_is_got_back(store: BlobStore, data: bytes) -> None:
+def test_what_was_put_is_got_back(store: ArtifactStore, data: bytes) -> None:
     checksum = blake3(data).digest()
     location = store.put(data, checksum)
     assert location == location_of(checksum)
@@ -100,12 +101,12 @@ def test_what_was_put_is_got_back(store: BlobStore, data: bytes) -> None:
     assert store.get(location, len(data), checksum) == data
 
 
-def test_any_view_of_bytes_can_be_put(store: BlobStore) -> None:
+def test_any_view_of_bytes_can_be_put(store: ArtifactStore) -> None:
     store.put(memoryview(bytearray(DATA)), SUM)
     assert store.get(WHERE, len(DATA), SUM) == DATA
 
 
-def test_a_blob_that_is_not_there_is_damage(store: BlobStore) -> None:
+def test_a_blob_that_is_not_there_is_damage(store: ArtifactStore) -> None:
     assert not store.exists(WHERE, len(DATA))
     assert not store.delete(WHERE)
     assert list(store.list()) == []
@@ -114,7 +115,7 @@ def test_a_blob_that_is_not_there_is_damage(store: BlobStore) -> None:
     assert caught.value.path.endswith(WHERE)
 
 
-def test_a_blob_is_known_by_its_size(store: BlobStore) -> None:
+def test_a_blob_is_known_by_its_size(store: ArtifactStore) -> None:
     store.put(DATA, SUM)
     assert not store.exists(WHERE, len(DATA) - 1)
     for wrong in (len(DATA) - 1, len(DATA) + 1):
@@ -122,14 +123,14 @@ def test_a_blob_is_known_by_its_size(store: BlobStore) -> None:
             store.get(WHERE, wrong, SUM)
 
 
-def test_bytes_of_another_blob_are_never_given_out(store: BlobStore) -> None:
+def test_bytes_of_another_blob_are_never_given_out(store: ArtifactStore) -> None:
     other = bytes(reversed(DATA))
     where = store.put(other, blake3(other).digest())
     with pytest.raises(ArtifactDamaged, match="content"):
         store.get(where, len(DATA), SUM)
 
 
-def test_a_deleted_blob_is_gone_and_can_be_put_again(store: BlobStore) -> None:
+def test_a_deleted_blob_is_gone_and_can_be_put_again(store: ArtifactStore) -> None:
     store.put(DATA, SUM)
     assert store.delete(WHERE)
     assert not store.exists(WHERE, len(DATA))
@@ -137,7 +138,7 @@ def test_a_deleted_blob_is_gone_and_can_be_put_again(store: BlobStore) -> None:
     assert store.get(WHERE, len(DATA), SUM) == DATA
 
 
-def test_the_list_names_every_blob_with_size_and_time(store: BlobStore) -> None:
+def test_the_list_names_every_blob_with_size_and_time(store: ArtifactStore) -> None:
     for data in (b"a", b"bb", b"ccc"):
         store.put(data, blake3(data).digest())
     found = {location: size for location, size, _ in store.list()}
@@ -147,7 +148,7 @@ def test_the_list_names_every_blob_with_size_and_time(store: BlobStore) -> None:
     assert abs(next(used for location, _, used in store.list() if location == WHERE) - now) < 60
 
 
-def test_a_blob_found_by_a_put_after_the_list_was_made_is_not_deleted(store: BlobStore) -> None:
+def test_a_blob_found_by_a_put_after_the_list_was_made_is_not_deleted(store: ArtifactStore) -> None:
     store.put(DATA, SUM)
     [(location, _, used)] = store.list()
     assert not store.delete(location, unless_used_since=used - 3600)
@@ -156,7 +157,7 @@ def test_a_blob_found_by_a_put_after_the_list_was_made_is_not_deleted(store: Blo
 
 
 @pytest.mark.parametrize("location", NO_LOCATIONS)
-def test_a_malformed_location_never_reaches_a_path(store: BlobStore, location: str) -> None:
+def test_a_malformed_location_never_reaches_a_path(store: ArtifactStore, location: str) -> None:
     store.put(DATA, SUM)
     assert not store.exists(location, len(DATA))
     assert not store.delete(location)
@@ -165,7 +166,7 @@ def test_a_malformed_location_never_reaches_a_path(store: BlobStore, location: s
     assert store.exists(WHERE, len(DATA))
 
 
-def test_a_checksum_of_another_kind_is_refused(store: BlobStore) -> None:
+def test_a_checksum_of_another_kind_is_refused(store: ArtifactStore) -> None:
     with pytest.raises(ValueError, match="32 bytes"):
         store.put(DATA, SUM[:20])
     assert list(store.list()) == []

@@ -90,12 +90,12 @@ def test_a_full_disk_is_said_survived_and_left_behind(small_disk: Mount) -> None
                 await engine.start(notes, 1)
             with pytest.raises(LogUnavailable):
                 await notes(1)
-            assert time.perf_counter() - began < 0.5
+            assert time.perf_counter() - began < 1.0
             # space returns: so does the engine, by itself
             (disk / "ballast").unlink()
             began = time.perf_counter()
             await until(lambda: engine.health()["status"] == "ok")
-            assert time.perf_counter() - began < 2.5
+            assert time.perf_counter() - began < 4.0  # the probe comes every second
             assert (await engine.run(notes, 2)).value == 2
             # what was cut off is interrupted, and holds nothing that was not committed
             result = await engine.get_run(handle.id)

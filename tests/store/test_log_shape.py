@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import stat
 from pathlib import Path
 
 from treadle import Engine, pipeline, step
+from treadle.errors import LogUnavailable, StoreUnwritable
 
 
 @step
@@ -58,3 +60,10 @@ def test_every_file_and_folder_of_an_open_home_is_private(home: Path) -> None:
             assert {mode for name, mode in modes.items() if name not in folders} == {0o600}
 
     asyncio.run(main())
+
+
+def test_an_error_of_the_system_keeps_what_it_was_given() -> None:
+    """``OSError`` has attributes of its own, and its constructor would clear them."""
+    error = StoreUnwritable("full", errno=errno.ENOSPC, filename="/data", path="/data")
+    assert (error.errno, error.filename, error.path) == (errno.ENOSPC, "/data", "/data")
+    assert LogUnavailable("full", errno=errno.EIO).errno == errno.EIO

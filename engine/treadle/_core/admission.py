@@ -21,11 +21,6 @@ class Limit:
         self.capacity = capacity
         self.used = 0
 
-    @property
-    def has_room(self) -> bool:
-        """Whether one more may start."""
-        return self.used < self.capacity
-
     def __repr__(self) -> str:
         return f"<Limit {self.used}/{self.capacity}>"
 

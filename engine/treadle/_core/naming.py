@@ -14,11 +14,10 @@ class Names:
     ('f', 'f_2', 'f_2_2', 'f_3')
     """
 
-    __slots__ = ("_counts", "_reserved")
+    __slots__ = ("_counts",)
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
-        self._reserved: set[str] = set()
 
     def take(self, base: str) -> str:
         """The next free name on this base; a map takes one for all its children."""
@@ -28,12 +27,8 @@ class Names:
         self._counts[base] = count
         return name
 
-    def reserve(self, name: str) -> None:
-        """Keep a name from being given away."""
-        self._reserved.add(name)
-
     def _is_taken(self, name: str, base: str) -> bool:
-        if name in self._reserved or (name != base and name in self._counts):
+        if name != base and name in self._counts:
             return True
         prefix, _, number = name.rpartition("_")
         return prefix != base and number.isdecimal() and 1 < int(number) <= self._counts.get(prefix, 0)

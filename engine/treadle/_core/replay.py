@@ -74,12 +74,10 @@ class RunRecord(msgspec.Struct):
     created_at: float = 0.0
     ended_at: float | None = None
     recoverable: bool = True
-    epochs: int = 1
     reused: int = 0
     performed: int = 0
     unclaimed: int = 0
     calls: dict[str, CallRecord] = msgspec.field(default_factory=dict)
-    last_seq: int = 0
 
 
 def fold(events: Iterable[ev.Event], record: RunRecord | None = None) -> RunRecord:
@@ -91,7 +89,6 @@ def fold(events: Iterable[ev.Event], record: RunRecord | None = None) -> RunReco
     """
     run = record or RunRecord("")
     for event in events:
-        run.last_seq = event.seq
         if event.call:
             _apply_to_call(run, event)
         else:
@@ -107,7 +104,7 @@ def _apply_to_run(run: RunRecord, event: ev.Event) -> None:
             run.pipeline, run.accepted, run.created_at = event.pipeline, event, event.at
             run.parent, run.parent_call, run.recoverable = event.parent, event.parent_call, event.recoverable
         case ev.RunResumed():
-            run.epochs, run.ended_at, run.failure = event.epoch, None, None
+            run.ended_at = run.failure = None
             run.value = run.reused = run.performed = run.unclaimed = 0
             _cut_off(run)
             for call in run.calls.values():

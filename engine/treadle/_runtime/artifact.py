@@ -14,7 +14,7 @@ from treadle.storage.rows import ArtifactRow
 
 if TYPE_CHECKING:
     from treadle._runtime.archive import Archive
-    from treadle.storage.blobs import BlobStore
+    from treadle.contracts import ArtifactStore
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -32,7 +32,7 @@ class Vault:
 
     __slots__ = ("allow_pickle", "archive", "blobs", "home")
 
-    def __init__(self, home: str, blobs: BlobStore, *, allow_pickle: bool) -> None:
+    def __init__(self, home: str, blobs: ArtifactStore, *, allow_pickle: bool) -> None:
         self.home, self.blobs, self.allow_pickle = home, blobs, allow_pickle
         self.archive: Archive | None = None
 

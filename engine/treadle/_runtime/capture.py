@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import sys
-import time
 import traceback
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any, TextIO
@@ -64,7 +63,7 @@ class Capture(logging.Handler):
     def note(self, call: Call, level: str, message: str, stream: str) -> None:
         """Append a message to the log of a call; from any thread."""
         event = ev.Logged(
-            at=time.time(), call=call.name, step=call.plan.name, attempt=call.attempt, level=level,
+            at=call.run.now(), call=call.name, step=call.plan.name, attempt=call.attempt, level=level,
             message=message[:MESSAGE_CHARS], stream=stream,
         )  # fmt: skip
         if self._engine.is_on_loop():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import msgspec
@@ -39,7 +38,7 @@ class Current:
 
     @property
     def deadline(self) -> float | None:
-        """When this attempt times out: ``time.time()`` seconds, or ``None``."""
+        """When this attempt times out: seconds since the epoch, or ``None``."""
         timeout = self._call.plan.timeout
         return None if timeout is None else self._call.attempt_at + timeout
 
@@ -63,18 +62,13 @@ class Current:
             raise EncodeError(
                 "metadata has to be plain data", why=str(error), fix="pass numbers, texts, lists and dicts"
             ) from None
-        self._append(
-            ev.MetadataLogged(
-                at=time.time(), call=self.call, step=self._call.plan.name, attempt=self.attempt, body=body
-            )
-        )
+        at, step = self._call.run.now(), self._call.plan.name
+        self._append(ev.MetadataLogged(at=at, call=self.call, step=step, attempt=self.attempt, body=body))
 
     def progress(self, done: float, total: float | None = None) -> None:
         """Say how far the step is."""
-        event = ev.Progressed(
-            at=time.time(), call=self.call, step=self._call.plan.name, attempt=self.attempt, done=done, total=total
-        )
-        self._append(event)
+        at, step = self._call.run.now(), self._call.plan.name
+        self._append(ev.Progressed(at=at, call=self.call, step=step, attempt=self.attempt, done=done, total=total))
 
     def _append(self, event: ev.Event) -> None:
         engine = self._call.run.engine

@@ -55,7 +55,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
-RENEW_S = 1.0
 ABANDONED_EDGE_S = 1.0
 
 
@@ -393,10 +392,6 @@ class Engine:
             return
         await self.run_row(run_id)
         await self.log.transact(upkeep.cancel(run_id))
-
-    def run_ended(self, run: Run) -> None:
-        """A run of this engine is over."""
-        del run
 
     # -- looking --------------------------------------------------------------------------
 

@@ -41,7 +41,7 @@ class RunHandle(Generic[R_co]):
         self.id = launch.new_run_id()
         self._loop, self._thread_id = asyncio.get_running_loop(), threading.get_ident()
         self._is_detached = False
-        self._target, self._parent = target, parent
+        self._target = target
         engine = parent.engine if parent is not None else engine_here(target)
         if engine is not None:
             engine.check_usable(for_a_new_run=parent is None)
@@ -58,7 +58,7 @@ class RunHandle(Generic[R_co]):
     def of(cls, run: Run) -> RunHandle[Any]:
         """A handle of a run that is under way."""
         handle: RunHandle[Any] = cls.__new__(cls)
-        handle.id, handle._loop, handle._target, handle._parent = run.id, run.loop, run.target, run.parent
+        handle.id, handle._loop, handle._target = run.id, run.loop, run.target
         handle._thread_id = threading.get_ident()
         handle._run, handle._launching, handle._is_detached = run, None, True
         return handle

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from treadle._runtime.archive import Archive
 from treadle._runtime.artifact import Vault
+from treadle.contracts import ArtifactStore
 from treadle.errors import EngineClosed
 from treadle.storage import blobs, home, owners, schema
 from treadle.storage.absent import Generation
@@ -84,7 +85,7 @@ class Holdings:
                 self._opened = undo.pop_all()
         return self
 
-    def _open_blobs(self) -> blobs.BlobStore:
+    def _open_blobs(self) -> ArtifactStore:
         if self._in_memory and self._artifacts is None:
             return MemoryBlobs()
         return blobs.open_blobs(self._artifacts, self.home)

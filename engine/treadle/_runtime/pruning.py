@@ -158,7 +158,7 @@ async def prune(engine: Engine, older_than: Duration | None, keep_last: int | No
     age = seconds(older_than, "older_than") if older_than is not None else 0.0 if by_rule else None
     await engine.log.flush()
     census = await engine.io.run(Census, engine.archive.path)
-    chosen = census.old(time.time() - age, keep_last or 0) if age is not None else []
+    chosen = census.old(engine.clock.time() - age, keep_last or 0) if age is not None else []
     if limit is not None:
         chosen += await engine.io.run(census.excess, chosen, limit)
     if dry_run:

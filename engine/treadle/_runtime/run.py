@@ -543,7 +543,6 @@ class Run:
             self.parent._wake_if_idle()
         if not self.done.done():
             self.done.set_result(None)
-        self.engine.run_ended(self)
 
     def errors_of_calls(self) -> dict[str, BaseException]:
         """The errors themselves, by call name, of what has failed or was skipped so far."""

@@ -59,7 +59,7 @@ class FsspecBlobs:
         return f"<FsspecBlobs {self._url}>"
 
     def put(self, data: bytes | memoryview, checksum: bytes) -> str:
-        """See ``BlobStore.put``."""
+        """See ``ArtifactStore.put``."""
         location = location_of(checksum)
         path = self._path(location)
         content = bytes(data)
@@ -75,7 +75,7 @@ class FsspecBlobs:
         return location
 
     def get(self, location: str, size: int, checksum: bytes) -> bytes:
-        """See ``BlobStore.get``."""
+        """See ``ArtifactStore.get``."""
         if not is_location(location):
             damaged(location, "its recorded location is malformed")
         try:
@@ -88,12 +88,12 @@ class FsspecBlobs:
         return verified(data, size, checksum, self._shown(location))
 
     def exists(self, location: str, size: int) -> bool:
-        """See ``BlobStore.exists``."""
+        """See ``ArtifactStore.exists``."""
         info = self._info(location)
         return info is not None and info["type"] == "file" and info["size"] == size
 
     def delete(self, location: str, unless_used_since: float | None = None) -> bool:
-        """See ``BlobStore.delete``."""
+        """See ``ArtifactStore.delete``."""
         info = self._info(location)
         if info is None or (unless_used_since is not None and _used_at(info) > unless_used_since):
             return False
@@ -106,7 +106,7 @@ class FsspecBlobs:
         return True
 
     def list(self) -> Iterator[tuple[str, int, float]]:
-        """See ``BlobStore.list``."""
+        """See ``ArtifactStore.list``."""
         try:
             found: dict[str, dict[str, Any]] = self._fs.find(self._root, detail=True)
         except _ABSENT:

@@ -76,7 +76,7 @@ class LocalBlobs:
         return f"<LocalBlobs {self._root}>"
 
     def put(self, data: bytes | memoryview, checksum: bytes) -> str:
-        """See ``BlobStore.put``."""
+        """See ``ArtifactStore.put``."""
         location = location_of(checksum)
         path = self._root / location
         view = memoryview(data).cast("B")
@@ -93,7 +93,7 @@ class LocalBlobs:
         return location
 
     def get(self, location: str, size: int, checksum: bytes) -> bytes:
-        """See ``BlobStore.get``."""
+        """See ``ArtifactStore.get``."""
         path = self._path(location)
         if path is None:
             damaged(location, "its recorded location is malformed")
@@ -107,7 +107,7 @@ class LocalBlobs:
             raise store_error(str(path), "read", error) from error
 
     def exists(self, location: str, size: int) -> bool:
-        """See ``BlobStore.exists``."""
+        """See ``ArtifactStore.exists``."""
         path = self._path(location)
         try:
             status = os.lstat(path) if path is not None else None
@@ -118,7 +118,7 @@ class LocalBlobs:
         return status is not None and stat.S_ISREG(status.st_mode) and status.st_size == size
 
     def delete(self, location: str, unless_used_since: float | None = None) -> bool:
-        """See ``BlobStore.delete``."""
+        """See ``ArtifactStore.delete``."""
         path = self._path(location)
         if path is None:
             return False
@@ -134,7 +134,7 @@ class LocalBlobs:
         return True
 
     def list(self) -> Iterator[tuple[str, int, float]]:
-        """See ``BlobStore.list``."""
+        """See ``ArtifactStore.list``."""
         try:
             for shard in sorted(filter(_SHARD.fullmatch, os.listdir(self._root))):
                 for entry in _entries(self._root / shard):

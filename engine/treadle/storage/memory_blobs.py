@@ -30,7 +30,7 @@ class MemoryBlobs:
         return f"<MemoryBlobs {len(self._blobs)} blobs>"
 
     def put(self, data: bytes | memoryview, checksum: bytes) -> str:
-        """See ``BlobStore.put``."""
+        """See ``ArtifactStore.put``."""
         location = location_of(checksum)
         content = bytes(data)
         with self._lock:
@@ -38,7 +38,7 @@ class MemoryBlobs:
         return location
 
     def get(self, location: str, size: int, checksum: bytes) -> bytes:
-        """See ``BlobStore.get``."""
+        """See ``ArtifactStore.get``."""
         if not is_location(location):
             damaged(location, "its recorded location is malformed")
         found = self._blobs.get(location)
@@ -47,12 +47,12 @@ class MemoryBlobs:
         return verified(found[0], size, checksum, f"memory:{location}")
 
     def exists(self, location: str, size: int) -> bool:
-        """See ``BlobStore.exists``."""
+        """See ``ArtifactStore.exists``."""
         found = self._blobs.get(location)
         return found is not None and len(found[0]) == size
 
     def delete(self, location: str, unless_used_since: float | None = None) -> bool:
-        """See ``BlobStore.delete``."""
+        """See ``ArtifactStore.delete``."""
         with self._lock:
             found = self._blobs.get(location)
             if found is None or (unless_used_since is not None and found[1] > unless_used_since):
@@ -61,7 +61,7 @@ class MemoryBlobs:
             return True
 
     def list(self) -> Iterator[tuple[str, int, float]]:
-        """See ``BlobStore.list``."""
+        """See ``ArtifactStore.list``."""
         with self._lock:
             found = sorted(self._blobs.items())
         for location, (content, used_at) in found:

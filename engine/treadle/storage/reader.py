@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,7 +22,6 @@ from treadle.storage.rows import ArtifactRow, Body
 if TYPE_CHECKING:
     import aiosqlite
 
-_decode_events = msgspec.msgpack.Decoder(list[AnyEvent]).decode
 _decode_body = msgspec.msgpack.Decoder(Body).decode
 _replace = msgspec.structs.replace
 
@@ -33,9 +33,15 @@ _CACHED = """SELECT j.value, c.count, a.id, n.name, a.version, a.body
     ORDER BY j.value, a.id"""
 
 
+@functools.cache
+def _events() -> Callable[[bytes], list[AnyEvent]]:
+    """Made at first use: a union of thirty classes takes 5 ms, which ``import treadle`` need not wait for."""
+    return msgspec.msgpack.Decoder(list[AnyEvent]).decode
+
+
 def unpack_segment(seq: int, run: str, first_artifact: int, body: bytes) -> Iterator[Event]:
     """The events of one row of the log, with their numbers filled in."""
-    for offset, event in enumerate(_decode_events(body)):
+    for offset, event in enumerate(_events()(body)):
         if isinstance(event, (CallCompleted, RunSucceeded)) and event.artifacts:
             numbers = tuple(first_artifact + index for index in event.artifacts)
             yield _replace(event, seq=seq + offset, run_id=run, artifacts=numbers)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 import sqlite3
 from contextlib import suppress
-from pathlib import Path
 
 from treadle.errors import StoreDamaged, StoreForeign, StoreUnwritable, StoreVersion
 
@@ -198,12 +197,3 @@ def _statements(script: str) -> list[str]:
             found.append(rest)
             rest = ""
     return found
-
-
-def quick_check(path: Path) -> str:
-    """SQLite's own opinion on the file: ``"ok"`` or what is wrong."""
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-    try:
-        return str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
-    finally:
-        connection.close()

@@ -42,9 +42,29 @@ class VirtualClock:
         start: wall-clock time at the beginning, seconds since 1970.
         seed: of the random numbers.
 
-    >>> clock = VirtualClock(start=100.0)
-    >>> clock.time(), clock.monotonic()
-    (100.0, 0.0)
+    A retry that waits for a minute, in no time:
+
+    >>> import asyncio
+    >>> from treadle import Retry, pipeline, step
+    >>> from treadle.testing import memory_engine
+    >>> attempts = []
+    >>> @step(retry=Retry(max_attempts=2, delay="1m", jitter=False))
+    ... async def shaky() -> str:
+    ...     attempts.append(len(attempts))
+    ...     if len(attempts) == 1:
+    ...         raise ConnectionError
+    ...     return "done"
+    >>> @pipeline
+    ... async def steady() -> str:
+    ...     return await shaky()
+    >>> async def main() -> str:
+    ...     clock = VirtualClock()
+    ...     async with memory_engine(clock=clock) as engine:
+    ...         run = await engine.start(steady)
+    ...         await clock.advance(await clock.wait_for_timer())
+    ...         return f"{await run} after {clock.monotonic()} seconds"
+    >>> asyncio.run(main())
+    'done after 60.0 seconds'
     """
 
     def __init__(self, start: float = 1_000_000_000.0, seed: int = 0) -> None:
@@ -81,7 +101,11 @@ class VirtualClock:
         return timer
 
     async def advance(self, seconds: float) -> None:
-        """Let time pass: everything that is due happens, in order, with the loop running in between."""
+        """Let time pass: every timer that is due fires, in order, with the loop running a turn in between.
+
+        What an engine does then (writing to its log, say) takes real time, so a timer that it starts because of it
+        comes later: wait for that one with ``wait_for_timer`` before time passes on.
+        """
         until = self._now + seconds
         while self._timers and self._timers[0][0] <= until:
             at, _, timer = heapq.heappop(self._timers)

@@ -14,6 +14,9 @@ def memory_engine(*, clock: Clock | None = None, **options: Any) -> Engine:
     Args:
         clock: where its time comes from; a ``VirtualClock`` makes retries and timeouts wait for the test.
         **options: as for ``Engine``.
+
+    >>> memory_engine(cache=False)
+    <Engine new on memory://, 0 runs>
     """
     engine = Engine("memory://", **options)
     engine.use_clock(clock)
