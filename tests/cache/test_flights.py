@@ -293,26 +293,3 @@ def test_what_was_skipped_or_cancelled_is_never_cached(home: Any) -> None:
     assert (result.success, result.step_results["sink"].status) == (True, "skipped")  # its error was retrieved
     fails.clear()
     assert home.result(p).step_results["sink"].status == "succeeded"
-
-
-def test_a_fallbacks_value_is_never_cached(home: Any) -> None:
-    on_failure = getattr(treadle, "on_failure", None)
-    if on_failure is None:
-        pytest.skip("there are no fallbacks yet")
-
-    @on_failure(lambda: -1)
-    @step(version="1")
-    async def f(x: int) -> int:
-        if await scene.enter() == 1:
-            raise ValueError
-        return x
-
-    @pipeline
-    async def p() -> list[int]:
-        scene.gate.set()
-        return await asyncio.gather(f.submit(1), f.submit(1))
-
-    assert home.value(p) == [-1, 1]
-    result = home.result(p)
-    assert result.value == [1, 1]
-    assert counts(result) == {"cached": 2}

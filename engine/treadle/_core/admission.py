@@ -1,12 +1,13 @@
 """Who may start: limits, lanes of equal calls, and fair turns between them; pure counting.
 
-Calls that are subject to the same limits stand in one lane, first come, first served.
-Lanes take turns, so one wide map cannot keep another run's calls from starting.
+Calls of one run that are subject to the same limits stand in one lane, first come, first
+served. Lanes take turns, so one wide map cannot keep another run's calls from starting.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Hashable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -42,28 +43,29 @@ class Lanes(Generic[T]):
     """
 
     def __init__(self) -> None:
-        self._lanes: dict[Limits, deque[T]] = {}
-        self._turn: deque[Limits] = deque()
+        self._lanes: dict[tuple[Hashable, Limits], deque[T]] = {}
+        self._turn: deque[tuple[Hashable, Limits]] = deque()
         self._gone: set[T] = set()
 
-    def push(self, item: T, limits: Limits) -> None:
-        """Queue something for the moment when all its limits have room."""
-        lane = self._lanes.get(limits)
+    def push(self, item: T, limits: Limits, owner: Hashable = None) -> None:
+        """Queue something for the moment when all its limits have room; each owner has lanes of its own."""
+        key = (owner, limits)
+        lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[limits] = deque()
-            self._turn.append(limits)
+            lane = self._lanes[key] = deque()
+            self._turn.append(key)
         lane.append(item)
 
     def pop(self) -> T | None:
         """Start the next one whose limits have room, and count it; ``None`` if there is none."""
         for _ in range(len(self._turn)):
-            limits = self._turn[0]
-            lane = self._lanes[limits]
+            key = self._turn[0]
+            lane, limits = self._lanes[key], key[1]
             while self._gone and lane and lane[0] in self._gone:
                 self._gone.discard(lane.popleft())
             if not lane:
                 self._turn.popleft()
-                del self._lanes[limits]
+                del self._lanes[key]
                 continue
             self._turn.rotate(-1)
             for limit in limits:

@@ -219,10 +219,15 @@ class Call(msgspec.Struct, gc=False, eq=False):
         self.outcome = status
         self.state = after(self.state, Trigger.OUTCOME)
 
+    def put_down(self) -> None:
+        """Drop what only its walk needs; the commit may be a while in coming."""
+        self.args, self.kwargs = (), None
+        self.context = self.task = None
+
     def let_go(self) -> None:
         """Drop what only a call under way needs, and every reference that could close a circle."""
-        self.args, self.kwargs, self.value = (), None, None
-        self.context = self.task = self.dependents = self.awaited = None
+        self.put_down()
+        self.value = self.dependents = self.awaited = None
         self.run = cast("Run", self.run.past)
         if self.timer is not None:
             self.timer.cancel()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overlo
 from weakref import WeakKeyDictionary
 
 from treadle._core.admission import Limit
-from treadle._runtime import defaults, launch, lifecycle, pruning, queries, upkeep
+from treadle._runtime import defaults, lifecycle, pruning, queries, upkeep
 from treadle._runtime.artifact import Artifact
 from treadle._runtime.call import Call
 from treadle._runtime.capture import Capture
@@ -46,6 +46,7 @@ from treadle.storage.log import again
 
 if TYPE_CHECKING:
     from treadle._runtime.pipeline import PipelineFn
+    from treadle._runtime.resuming import Changed
     from treadle._runtime.run import Run
     from treadle._runtime.step import Step
     from treadle.contracts import Clock
@@ -343,7 +344,7 @@ class Engine:
         handle = target.with_options(engine=self).start(*args, **kwargs)
         return await handle.accepted()
 
-    async def resume(self, run_id: str, changed: launch.Changed = "rerun") -> RunResult[Any]:
+    async def resume(self, run_id: str, changed: Changed = "rerun") -> RunResult[Any]:
         """Take up an interrupted, failed or cancelled run and bring it to its end.
 
         Recorded outcomes are taken over; what failed, was cancelled or never ended is performed. Steps whose code has
@@ -353,18 +354,7 @@ class Engine:
             RunNotFound: there is no such run, or its pipeline or arguments are not to be had.
         """
         self.check_usable()
-        row = await self.run_row(run_id)
-        if row["status"] == "succeeded":
-            return await self.get_run(run_id)
-        run = self.runs_here.get(run_id) or await launch.resume(self, run_id, changed=changed)
-        while run is None:
-            await asyncio.sleep(launch.POLL_S)
-            row = await self.run_row(run_id)
-            if row["status"] == "succeeded":
-                return await self.get_run(run_id)
-            run = await launch.resume(self, run_id, changed=changed)
-        await asyncio.shield(run.done)
-        return RunResult(run.id, run.name, self.archive, run)
+        return await upkeep.resume(self, run_id, changed)
 
     @overload
     async def recover(self, wait: Literal[True] = True) -> list[RunResult[Any]]: ...
@@ -505,7 +495,7 @@ class Engine:
             return 0
         if not await self.reader.rows("SELECT 1 FROM runs WHERE status='running' AND owner<>? LIMIT 1", (self.id,)):
             return 0
-        return await self.log.transact(launch.sweep(self.id, self.home))
+        return await self.log.transact(upkeep.sweep(self.id, self.home))
 
     def renew(self) -> None:
         """Make sure of the lock that says that this engine lives."""

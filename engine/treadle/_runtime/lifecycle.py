@@ -207,6 +207,8 @@ async def live(call: Call, values: inputs.Values | None) -> None:
             raise  # Ctrl-C comes to the loop's thread only
     finally:
         call.run.engine.scheduler.release(call)
+        if call.is_settled:
+            call.put_down()
 
 
 # -- 3. key, 4. look up: see ``recall`` for what can be known ------------------------------

@@ -37,6 +37,8 @@ T = TypeVar("T")
 WINDOW = 1000
 SLICE = 64
 NO_LIMIT = 1 << 62
+PER_TURN = 512
+"""Futures that are read, or let go, in one turn of the loop: 100,000 at once would stall it for 100 ms."""
 
 
 class MapFuture(Mapped, Iterable[StepFuture[T]], Generic[T]):
@@ -328,6 +330,11 @@ class MapFuture(Mapped, Iterable[StepFuture[T]], Generic[T]):
             return asyncio.CancelledError(f"map {self.name} was cancelled")
         return self._source_error
 
+    def __del__(self) -> None:
+        children = getattr(self, "_children", None)
+        if children and len(children) > PER_TURN and not self._run.loop.is_closed():
+            self._run.engine.call_on_loop(_release, children, self._run.loop)
+
     # -- taking everything ----------------------------------------------------------------
 
     def keep_all(self) -> None:
@@ -359,7 +366,14 @@ class MapFuture(Mapped, Iterable[StepFuture[T]], Generic[T]):
             self._cancel()
             await self._all_ended()
             raise
-        return self._outcome()
+        if self._first_failure is not None or self.missing is not None:
+            return self._outcome()
+        values: list[T] = []
+        for index in sorted(self._children):
+            values.append(asyncio.Future.result(self._children[index]))
+            if index % PER_TURN == PER_TURN - 1:
+                await asyncio.sleep(0)
+        return values
 
     def _outcome(self) -> list[T]:
         """The values, or the error that came first."""
@@ -486,6 +500,14 @@ class MapFuture(Mapped, Iterable[StepFuture[T]], Generic[T]):
         for future in [*self._children.values(), *self._loose.values()]:
             if not future.done():
                 self._run.cancel_call(future._call, "caller")
+
+
+def _release(children: dict[int, StepFuture[Any]], loop: asyncio.AbstractEventLoop) -> None:
+    """Let many futures go, a slice per turn."""
+    for _ in range(min(PER_TURN, len(children))):
+        children.popitem()
+    if children:
+        loop.call_soon(_release, children, loop)
 
 
 def _limits(plan: Any, own: int | None) -> tuple[tuple[Limit, ...] | None, int]:

@@ -30,7 +30,7 @@ class Scheduler:
 
     def push(self, call: Call) -> None:
         """Queue a call whose inputs are there; the first one of a loop turn starts at once, if it may."""
-        self._lanes.push(call, self.limits_of(call))
+        self._lanes.push(call, self.limits_of(call), call.run.id)
         if self._is_new_turn and not self._pumping:
             self._is_new_turn = False
             self._loop.call_soon(self._new_turn)

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from treadle import events as ev
-from treadle._runtime import launch, pruning
+from treadle._runtime import pruning, resuming
 from treadle._runtime.plan import hint
 from treadle._runtime.results import RunResult
 from treadle.errors import EngineClosed, LogUnavailable, RunPoisoned, TreadleError
+from treadle.storage import owners
 from treadle.storage.rows import Part
 from treadle.storage.writer import Transaction
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 WATCH_S = 2.0
 PRUNE_S = 3600.0
+POLL_S = 0.05
 
 
 async def watch(engine: Engine) -> None:
@@ -41,6 +43,19 @@ async def watch(engine: Engine) -> None:
             hint(f"the upkeep of {engine.home} failed: {error}")
 
 
+async def resume(engine: Engine, run_id: str, changed: resuming.Changed) -> RunResult[Any]:
+    """Resume one run and wait for its end; one that another process performs just now is taken up after it."""
+    while True:
+        row = await engine.run_row(run_id)
+        if row["status"] == "succeeded":
+            return await engine.get_run(run_id)
+        run = engine.runs_here.get(run_id) or await resuming.resume(engine, run_id, changed=changed)
+        if run is not None:
+            await asyncio.shield(run.done)
+            return RunResult(run.id, run.name, engine.archive, run)
+        await asyncio.sleep(POLL_S)
+
+
 async def recover(engine: Engine, *, wait: bool) -> list[Any]:
     """Resume every interrupted run whose pipeline is to be had here."""
     await engine.sweep()
@@ -51,7 +66,7 @@ async def recover(engine: Engine, *, wait: bool) -> list[Any]:
     poisoned: list[str] = []
     for (run_id,) in rows:
         try:
-            run = await launch.resume(engine, run_id, changed="keep", recovery=True)
+            run = await resuming.resume(engine, run_id, changed="keep", recovery=True)
         except RunPoisoned as error:
             hint(str(error))
             poisoned.append(run_id)
@@ -83,5 +98,30 @@ def cancel(run_id: str) -> Callable[[Transaction], bool]:
         part.ended = ("cancelled", time.time())
         transaction.append(part)
         return True
+
+    return work
+
+
+def sweep(engine_id: str, home: Any) -> Callable[[Transaction], int]:
+    """Mark as interrupted what belongs to engines that are dead; to be run in a transaction."""
+
+    def work(transaction: Transaction) -> int:
+        rows = transaction.connection.execute(
+            "SELECT id, owner, epoch FROM runs WHERE status='running' AND owner<>?", (engine_id,)
+        ).fetchall()
+        alive: dict[str, bool] = {}
+        count = 0
+        for run_id, owner, epoch in rows:
+            if owner not in alive:
+                alive[owner] = owners.is_alive(home, owner)
+            if alive[owner]:
+                continue
+            part = Part(run_id, epoch)
+            now = time.time()
+            part.events.append(ev.RunInterrupted(at=now, reason="the process of its engine ended"))
+            part.ended = ("interrupted", now)
+            transaction.append(part)
+            count += 1
+        return count
 
     return work

@@ -24,13 +24,12 @@ from typing import Any, TypeVar
 from treadle.errors import EngineClosed, LogUnavailable
 from treadle.events import Event
 from treadle.storage.absent import Generation
-from treadle.storage.rows import ArtifactRow, Batch, Part, Waiter
+from treadle.storage.rows import EVENTS_PER_COMMIT, ArtifactRow, Batch, Part, Waiter
 from treadle.storage.writer import Mutex, Transaction, Work, Writer
 
 T = TypeVar("T")
 
 LAZY_S = 0.005
-EVENTS_PER_COMMIT = 1000
 ACKS_PER_TURN = 64
 PROBE_S = 1.0
 

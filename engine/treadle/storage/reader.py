@@ -17,7 +17,7 @@ from treadle.events import (
     RunSucceeded,
 )
 from treadle.storage.absent import Absent, Generation
-from treadle.storage.rows import ArtifactRow, Body
+from treadle.storage.rows import EVENTS_PER_COMMIT, ArtifactRow, Body
 
 if TYPE_CHECKING:
     import aiosqlite
@@ -167,7 +167,7 @@ class Reader:
         if run_id is not None:
             where += " AND run = ?"
         sql = f"SELECT seq, run, first_artifact, body FROM log WHERE {where} AND seq > ? ORDER BY seq LIMIT ?"
-        for row in await self.rows(sql, [*parameters, after - 2000, limit]):
+        for row in await self.rows(sql, [*parameters, after - 2 * EVENTS_PER_COMMIT, limit]):
             for event in unpack_segment(*row):
                 if event.seq > after:
                     yield event

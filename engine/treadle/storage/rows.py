@@ -8,6 +8,9 @@ import msgspec
 
 from treadle.events import Event
 
+EVENTS_PER_COMMIT = 1000
+"""A batch is closed at so many events, so no row of the log has many more."""
+
 
 class Body(msgspec.Struct, array_like=True, gc=False):
     """What the log knows of one artifact, beside its name and version.
