@@ -14,9 +14,10 @@ from treadle._runtime.call import StepFuture
 from treadle._runtime.current import current
 from treadle._runtime.engine import Engine
 from treadle._runtime.handle import RunHandle
-from treadle._runtime.mapping import MapFuture, unmapped
+from treadle._runtime.mapping import MapFuture
 from treadle._runtime.pipeline import pipeline
 from treadle._runtime.results import RunResult, StepResult
+from treadle._runtime.sources import unmapped
 from treadle._runtime.step import step
 from treadle.errors import EncodeError, TreadleError
 from treadle.options import CachePolicy, Keep, Retry

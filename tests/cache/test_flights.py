@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-import treadle
 from treadle import Retry, pipeline, step
 from treadle.errors import EncodeError
 

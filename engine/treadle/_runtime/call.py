@@ -24,7 +24,7 @@ from treadle.storage.rows import ArtifactRow
 if TYPE_CHECKING:
     from treadle._core.admission import Limits
     from treadle._runtime.artifact import Artifact
-    from treadle._runtime.mapping import MapFuture
+    from treadle._runtime.feeder import Feeder
     from treadle._runtime.plan import Plan
     from treadle._runtime.run import Run
     from treadle.contracts import Timer
@@ -161,7 +161,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
     budget: int = 0
     dependents: list[Call] | None = None
     derived: dict[str, StepFuture[Any]] | None = None
-    group: MapFuture[Any] | None = None
+    group: Feeder[Any] | None = None
     limits: Limits | None = None
     slots: Limits | None = None
     roots: list[Call] | None = None

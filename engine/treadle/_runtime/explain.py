@@ -25,8 +25,8 @@ from treadle._runtime.call import StepFuture
 from treadle._runtime.context import active_engine
 from treadle._runtime.identity import Identities
 from treadle._runtime.inputs import Values, in_order, labelled
-from treadle._runtime.mapping import Unmapped
 from treadle._runtime.plan import Plan
+from treadle._runtime.sources import Unmapped
 from treadle.errors import EncodeError
 from treadle.options import StepOptions
 from treadle.storage import blobs, home

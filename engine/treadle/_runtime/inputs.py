@@ -12,8 +12,9 @@ from blake3 import blake3
 from treadle._core.binding import CONTAINERS, PLAIN, Binder, find, replace
 from treadle._runtime.artifact import Artifact
 from treadle._runtime.call import Call, StepFuture
-from treadle._runtime.mapping import MapFuture, Unmapped
+from treadle._runtime.mapping import MapFuture
 from treadle._runtime.plan import Plan, hint
+from treadle._runtime.sources import Unmapped
 from treadle.errors import EncodeError
 from treadle.events import Input
 from treadle.storage import codecs

@@ -28,9 +28,10 @@ from treadle._runtime import inline, inputs, recall
 from treadle._runtime.call import Call, Ending, StepFuture
 from treadle._runtime.context import active_call
 from treadle._runtime.failures import failure_of
-from treadle._runtime.mapping import MapFuture, Unmapped
+from treadle._runtime.mapping import MapFuture
 from treadle._runtime.plan import Plan
 from treadle._runtime.recording import add_root, fail, record, skip, skip_without
+from treadle._runtime.sources import Unmapped
 from treadle.errors import ForeignFuture, LogUnavailable, RunInterrupted
 from treadle.options import UNSET
 from treadle.storage import failpoints

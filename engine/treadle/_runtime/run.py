@@ -15,33 +15,27 @@ from typing import TYPE_CHECKING, Any
 
 from treadle import events as ev
 from treadle._core.admission import Limit
-from treadle._core.binding import find, replace
 from treadle._core.naming import Names, base_of, child
 from treadle._core.replay import Memory
-from treadle._runtime import explain, function, inputs, lifecycle
+from treadle._runtime import conclusion, explain, function, lifecycle
 from treadle._runtime.artifact import Artifact
 from treadle._runtime.call import Call, Ending, StepFuture
 from treadle._runtime.capture import join_structlog
 from treadle._runtime.context import active_call, active_engine, active_run
-from treadle._runtime.failures import described, failure_of
-from treadle._runtime.mapping import MapFuture, Sources
+from treadle._runtime.mapping import MapFuture
 from treadle._runtime.past import Past
-from treadle._runtime.plan import Plan, hint, logger
+from treadle._runtime.plan import Plan
+from treadle._runtime.sources import Sources
 from treadle.errors import (
-    EncodeError,
     LogUnavailable,
-    RunCancelled,
     RunFenced,
-    RunInterrupted,
-    RunTimeout,
 )
 from treadle.options import FailureMode, PipelineOptions, StepOptions
-from treadle.storage import failpoints
-from treadle.storage.log import again
-from treadle.storage.rows import ArtifactRow, Body, Part
+from treadle.storage.rows import ArtifactRow, Part
 
 if TYPE_CHECKING:
     from treadle._runtime.engine import Engine
+    from treadle._runtime.feeder import Feeder
     from treadle._runtime.pipeline import PipelineFn
     from treadle._runtime.results import StepResult
     from treadle._runtime.step import Step
@@ -64,7 +58,7 @@ class Run:
         self.epoch = 1
         self.past = Past(engine, run_id)
         self.active: dict[Call, None] = {}
-        self.feeders: dict[MapFuture[Any], None] = {}
+        self.feeders: dict[Feeder[Any], None] = {}
         self.children: dict[Run, None] = {}
         self.names = Names()
         self.memory: Memory | None = None
@@ -92,7 +86,7 @@ class Run:
         self.is_detached = False
         self.claimed_children: set[str] = set()
         self._renamed_maps: dict[str, str] = {}
-        self._is_sealed = False
+        self.is_sealed = False
         self.done: asyncio.Future[None] = self.loop.create_future()
         self.accepted: asyncio.Future[None] = self.loop.create_future()
         for future in (self.done, self.accepted):
@@ -101,13 +95,13 @@ class Run:
         self.failed_children: list[Run] = []
         self.was_observed = False
         self.submitted = 0
-        self._failures_seen = 0
+        self.failures_seen = 0
         self._publishing: deque[Call] = deque()
         self._has_begun = False
         self.thread_id = 0
         self._plans: dict[Step[..., Any], Plan] = {}
         self._step_limits: dict[Any, Limit] = {}
-        self._idle: asyncio.Future[None] | None = None
+        self.idle: asyncio.Future[None] | None = None
         concurrency = options.max_concurrency or (1 if self.debug else None)
         self._limit = Limit(concurrency) if concurrency else None
 
@@ -152,7 +146,7 @@ class Run:
         return MapFuture(self, step, self.names.take(step.name), sources)
 
     def submit_child(
-        self, group: MapFuture[Any], index: int, args: tuple[Any, ...], kwargs: dict[str, Any] | None
+        self, group: Feeder[Any], index: int, args: tuple[Any, ...], kwargs: dict[str, Any] | None
     ) -> None:
         """Submit one call of a map."""
         references = lifecycle.references(self, group._plan, args, kwargs, group._step.options.after)
@@ -167,7 +161,7 @@ class Run:
 
     def append(self, event: ev.Event) -> Part:
         """Write a fact about this run; what comes after its end (a body that was left behind, say) is dropped."""
-        if self._is_sealed:
+        if self.is_sealed:
             return Part(self.id, self.epoch)
         return self.engine.log.append(self.id, self.epoch, event)
 
@@ -228,7 +222,7 @@ class Run:
         call.let_go()
         self._wake_if_idle()
 
-    def map_ended(self, dependent: Call, group: MapFuture[Any]) -> None:
+    def map_ended(self, dependent: Call, group: Feeder[Any]) -> None:
         """A map that a call takes whole has ended, well or not."""
         for failed in group.failures:
             lifecycle.input_ended(dependent, failed)
@@ -237,7 +231,7 @@ class Run:
         elif not group.failures:
             lifecycle.input_came(dependent)
 
-    def map_failed(self, group: MapFuture[Any], error: BaseException) -> None:
+    def map_failed(self, group: Feeder[Any], error: BaseException) -> None:
         """The input of a map raised while it was read."""
         error.add_note(f"while the input of map {group.name} was read")
         self.map_errors.append(error)
@@ -287,14 +281,14 @@ class Run:
         if self.parent is not None:
             self.parent.children[self] = None
             if self.parent.ending is not None:
-                self.stop(_for_a_child(self.parent.ending))
+                self.stop(conclusion.for_a_child(self.parent.ending))
         self.task = self.loop.create_task(self._main(), context=context)
         self.task.add_done_callback(self._end_unbegun)
 
     def _end_unbegun(self, task: asyncio.Task[None]) -> None:
         """A task that is cancelled before its first step never makes it: the loop ends as the run begins."""
         if not self.is_over:
-            self.ending, self.error, self.ended_at = "interrupt", interrupted(self.id), self.now()
+            self.ending, self.error, self.ended_at = "interrupt", conclusion.interrupted(self.id), self.now()
             part = self.append(ev.RunInterrupted(at=self.ended_at, reason="the loop ended"))
             part.ended = ("interrupted", self.ended_at)
             self.engine.log.kick()
@@ -309,8 +303,8 @@ class Run:
         except BaseException as caught:
             error = caught
         try:
-            value, error = await self._end_calls(value, error)
-            await self._record(value, error)
+            value, error = await conclusion.end_calls(self, value, error)
+            await conclusion.record(self, value, error)
         except BaseException as caught:
             self.value = None
             self.error = self.error or caught
@@ -321,77 +315,17 @@ class Run:
                 timer.cancel()
             self._over()
 
-    async def _end_calls(self, value: Any, error: BaseException | None) -> tuple[Any, BaseException | None]:
-        """Apply the failure mode, wait for every call, and resolve futures in what was returned."""
-        self._take_all(value)
-        while True:
-            if self.ending is None and (error is not None or self.unhandled()):
-                self._apply_failure_mode()
-            try:
-                await self._until_idle()
-                if error is None and not self.unhandled():
-                    value = await self._resolve_value(value)
-                break
-            except asyncio.CancelledError as caught:
-                error = error or caught
-                if self.ending is None and self.task is not None and self.task.cancelling():
-                    self.stop("interrupt")
-            except BaseException as caught:
-                error = error or caught
-        if error is None or (isinstance(error, asyncio.CancelledError) and self.ending == "failure"):
-            error = next(iter(self.unhandled()), error)
-        return value, error
-
-    def _take_all(self, value: Any) -> None:
-        """The function has returned, so nobody takes results of lazy maps any more: they make all their calls."""
-        returned = set(find((value,), (MapFuture,)))
-        for feeder in list(self.feeders):
-            if feeder in returned and not feeder.has_given_away:
-                feeder.keep_all()
-            else:
-                feeder.abandon()
-
-    def _apply_failure_mode(self) -> None:
-        if self.failure_mode == "fail_fast":
-            for run in list(self.children):
-                run.stop(_for_a_child("failure"))
-            self.stop_calls("failure")
-        elif self.failure_mode == "stop":
-            for call in list(self.active):
-                if call.task is None or call.slots is None:
-                    lifecycle.stop(call, "failure")
-            for feeder in list(self.feeders):
-                feeder._feeder.cancel()
-            self.ending = "failure"
-
-    async def _until_idle(self) -> None:
-        while self.active or self.feeders or self.children:
-            if self.ending is None and self.failure_mode != "continue" and self.unhandled():
-                self._apply_failure_mode()
-            self._failures_seen = self._failures
-            self._idle = self.loop.create_future()
-            await self._idle
-
     @property
-    def _failures(self) -> int:
+    def failure_count(self) -> int:
+        """How many failures have come up so far, handled or not."""
         return len(self.failed) + len(self.map_errors) + len(self.failed_children)
 
     def _wake_if_idle(self) -> None:
-        idle = self._idle
+        idle = self.idle
         if idle is None or idle.done():
             return
-        if not (self.active or self.feeders or self.children) or self._failures > self._failures_seen:
+        if not (self.active or self.feeders or self.children) or self.failure_count > self.failures_seen:
             idle.set_result(None)
-
-    async def _resolve_value(self, value: Any) -> Any:
-        """Futures and artifacts in the returned value become what they stand for."""
-        found = list(find((value,), (StepFuture, MapFuture, Artifact)))
-        if not found:
-            return value
-        content: dict[int, Any] = {}
-        for item in found:
-            content[id(item)] = await item.load() if isinstance(item, Artifact) else await item
-        return replace(value, (StepFuture, MapFuture, Artifact), lambda item: content[id(item)])
 
     def unhandled(self) -> list[BaseException]:
         """Errors that nobody has retrieved, in the order of submission."""
@@ -430,7 +364,7 @@ class Run:
             return
         self.ending = ending
         for run in list(self.children):
-            run.stop(_for_a_child(ending))
+            run.stop(conclusion.for_a_child(ending))
         if self.task is not None and self._has_begun:
             self.task.cancel()
         self.stop_calls(ending)
@@ -440,82 +374,9 @@ class Run:
         if self.ending is None:
             self.ending = ending
         for feeder in list(self.feeders):
-            feeder._feeder.cancel()
+            feeder.halt()
         for call in list(self.active):
             lifecycle.stop(call, ending)
-
-    async def _record(self, value: Any, error: BaseException | None) -> None:
-        """Write how the run ended, and wait until the log has it."""
-        self.ended_at = self.now()
-        try:
-            event, status = await self._ending_event(value, error)
-        except BaseException as caught:  # the value could not be stored, or the run was stopped meanwhile
-            self.value = self.value_row = None
-            event, status = await self._ending_event(None, caught)
-        part = self.append(event)
-        if isinstance(event, ev.RunSucceeded) and self.value_row is not None:
-            part.artifacts.append(self.value_row)
-        part.ended = (status, self.ended_at)
-        self.engine.log.sync()
-        committed = _Committed(self.loop)
-        part.waiters.append(committed)
-        self.engine.log.kick()
-        self._is_sealed = True
-        failpoints.hit("run-ending")
-        try:
-            await asyncio.shield(committed.future)
-        except asyncio.CancelledError:
-            await committed.future
-        self.status = status
-        why = f": {described(event.failure)}" if isinstance(event, ev.RunFailed) else ""
-        logger.log(20 if status == "succeeded" else 30, "run %s of %s %s%s", self.id, self.name, status, why)
-
-    async def _ending_event(self, value: Any, error: BaseException | None) -> tuple[ev.Event, str]:
-        now = self.ended_at
-        if self.ending == "run_timeout":
-            self.error = RunTimeout(
-                f"run {self.id} of {self.name} took longer than its timeout of {self.timeout_s:g} s",
-                fix="raise the pipeline's timeout", timeout_s=self.timeout_s,
-            )  # fmt: skip
-            return ev.RunFailed(at=now, failure=failure_of(self.error)), "failed"
-        if self.ending == "caller" or (self.ending != "interrupt" and isinstance(error, asyncio.CancelledError)):
-            self.error = cancelled(self.id)
-            return ev.RunCancelled(
-                at=now, reason="caller" if self.ending == "caller" else "the pipeline itself"
-            ), "cancelled"
-        if self.ending == "interrupt":
-            self.error = interrupted(self.id)
-            return ev.RunInterrupted(at=now, reason="the engine, the loop or the process ended"), "interrupted"
-        if error is not None:
-            self.error = error
-            if isinstance(error, LogUnavailable):  # a submit was refused, which is nothing that the pipeline did
-                return ev.RunInterrupted(at=now, reason="the log could not be written"), "interrupted"
-            return ev.RunFailed(at=now, failure=failure_of(error)), "failed"
-        self.value = value
-        await self._store_value(value)
-        unclaimed = self.memory.unclaimed if self.memory is not None else 0
-        first = len(self.part().artifacts)
-        artifacts = (first,) if self.value_row is not None else ()
-        return ev.RunSucceeded(
-            at=now, artifacts=artifacts, reused=self.reused, performed=self.performed, unclaimed=unclaimed
-        ), "succeeded"  # fmt: skip
-
-    async def _store_value(self, value: Any) -> None:
-        engine = self.engine
-        try:
-            encoded = inputs.encode_quickly(engine, value) or await engine.io.run(inputs.encode, engine, value)
-        except EncodeError as error:
-            hint(f"the value of pipeline {self.name} is not kept in the log: {error.what}")
-            return
-        body = Body(
-            encoded.digest, encoded.checksum, len(encoded.data), encoded.codec, encoded.type_name,
-            self.id, "", "", self.now(), self.now() - self.created_at,
-        )  # fmt: skip
-        if body.size <= lifecycle.INLINE_BYTES:
-            body.data = bytes(encoded.data)
-        else:
-            body.location = await engine.io.run(engine.vault.blobs.put, encoded.data, encoded.checksum)
-        self.value_row = ArtifactRow(f"run:{self.name}", body)
 
     def cut_off(self, error: BaseException) -> None:
         """The log has lost a fact of this run, so it can say nothing more of it: the run ends here, to be resumed.
@@ -531,10 +392,10 @@ class Run:
     def _over(self) -> None:
         self.is_over = True
         if self.lost is not None:
-            self.status, self.error = "interrupted", _lost_error(self.lost, self.error)
+            self.status, self.error = "interrupted", conclusion.lost_error(self.lost, self.error)
         if self.status == "running":
             self.status = "failed" if self.error is not None else "interrupted"
-        self._settle_errors()
+        conclusion.settle_errors(self)
         self.engine.runs_here.pop(self.id, None)
         if self.parent is not None:
             self.parent.children.pop(self, None)
@@ -547,23 +408,6 @@ class Run:
     def errors_of_calls(self) -> dict[str, BaseException]:
         """The errors themselves, by call name, of what has failed or was skipped so far."""
         return {call.name: call.error for call in (*self.failed, *self.skipped) if call.error is not None}
-
-    def _settle_errors(self) -> None:
-        """Keep the errors, and let the calls go that held them."""
-        calls = (*self.failed, *self.skipped)
-        self.call_errors = self.errors_of_calls()
-        failed = sorted(self.failed, key=lambda call: call.order)
-        every = [call.error for call in failed if call.error is not None] + self.map_errors
-        every += [run.error for run in self.failed_children if run.error is not None]
-        first = [self.error] if self.error is not None else []
-        self.errors = [*first, *(error for error in every if error is not self.error)]
-        for call in calls:
-            for future in call.futures():
-                if future.done() and not future.cancelled():
-                    future._log_traceback = False
-            call.forget()
-        self.failed.clear()
-        self.skipped.clear()
 
     # -- results --------------------------------------------------------------------------
 
@@ -599,28 +443,3 @@ class _Committed:
             self.future.set_result(None)
         else:
             self.future.set_exception(error)
-
-
-def _for_a_child(ending: Ending) -> Ending:
-    """What the end of a parent is for its children: they are cancelled, or cut off with it."""
-    return "interrupt" if ending == "interrupt" else "caller"
-
-
-def _lost_error(error: BaseException, own: BaseException | None) -> BaseException:
-    """What the awaiter of a lost run sees: the log's error, with the run's own as its cause."""
-    if isinstance(own, LogUnavailable) or not isinstance(error, LogUnavailable):
-        return own if isinstance(own, LogUnavailable) else error
-    return again(error, own if isinstance(own, Exception) and not isinstance(own, RunInterrupted) else None)
-
-
-def cancelled(run_id: str) -> RunCancelled:
-    """The error of a cancelled run."""
-    return RunCancelled(f"run {run_id} was cancelled", fix="start it again, or resume it by its id", run_id=run_id)
-
-
-def interrupted(run_id: str) -> RunInterrupted:
-    """The error of an interrupted run."""
-    return RunInterrupted(
-        f"run {run_id} was interrupted", why="its engine, loop or process ended before it did",
-        fix="`await engine.recover()` or `await engine.resume(run_id)` takes it up where it stopped", run_id=run_id,
-    )  # fmt: skip

@@ -24,7 +24,8 @@ from treadle._core.binding import Binder
 from treadle._runtime.call import StepFuture
 from treadle._runtime.context import active_run, current_run
 from treadle._runtime.explain import CacheExplanation, explain_cache
-from treadle._runtime.mapping import MapFuture, Unmapped
+from treadle._runtime.mapping import MapFuture
+from treadle._runtime.sources import Unmapped
 from treadle.errors import NotInRun, OptionError
 from treadle.options import UNSET, CachePolicy, Retry, StepOptions, Unset
 
