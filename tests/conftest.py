@@ -17,6 +17,12 @@ from hypothesis import settings
 settings.register_profile("treadle", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True)
 settings.load_profile("treadle")
 
+# Programs and parts that tests use. Collecting doctests would import them, and the typing file has misuse on purpose.
+collect_ignore = [
+    "checker.py", "loops.py", "typing", "crash/crash_shapes.py", "crash/ledger.py", "crash/peer.py", "crash/zygote.py",
+    "store/storekit.py",
+]  # fmt: skip
+
 
 def _load_checker() -> ModuleType:
     spec = importlib.util.spec_from_file_location("treadle_log_checker", Path(__file__).with_name("checker.py"))
