@@ -347,6 +347,13 @@ def _metadata(value: Any) -> Mapping[str, Any]:
     return dict(value)
 
 
+def _step_name(value: object) -> str | None:
+    name: str | None = _name(value)
+    wanted = "a text without brackets, which number the calls of a map"
+    _check(name is None or not (set("[]") & set(name)), "name", value, wanted)
+    return name
+
+
 def _failure_mode(value: object) -> Any:
     _check(value in FAILURE_MODES, "failure_mode", value, "one of 'fail_fast', 'stop', 'continue'")
     return value
@@ -362,7 +369,7 @@ def _kept(value: object) -> Any:
 
 
 _STEP_READERS: dict[str, Callable[[object], Any]] = {
-    "name": _name,
+    "name": _step_name,
     "inputs": lambda value: _names(value, "inputs"),
     "outputs": lambda value: _names(value, "outputs"),
     "cache": CachePolicy.of,

@@ -58,6 +58,13 @@ class Binder:
         if not (self._plain and not kwargs and len(args) == len(self.names)):
             self.bind(args, kwargs)
 
+    def canonical(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments by parameter, plain defaults filled in: equal however a call is written."""
+        given = self.bind(args, kwargs)
+        filled = {name: value for name, value in self.defaults.items() if name not in given and type(value) in PLAIN}
+        known = {**given, **filled}
+        return {name: known[name] for name in self.names if name in known}
+
     def parameter(self, position: int) -> str:
         """The name of the parameter at a position (the last one, if the signature ends in ``*args``)."""
         return self.names[min(position, len(self.names) - 1)]
@@ -66,10 +73,13 @@ class Binder:
 def find(values: Any, kinds: tuple[type, ...]) -> Iterator[Any]:
     """Every instance of ``kinds`` among the values, also in nested lists, tuples, dicts and sets.
 
+    A container is looked into once, however often it occurs, so circles and shared parts cost nothing.
+
     >>> list(find([1, {"a": [range(2), (range(3),)]}], (range,)))
     [range(0, 2), range(0, 3)]
     """
     todo = [iter(values)]
+    seen: set[int] = set()
     while todo:
         for value in todo[-1]:
             kind = type(value)
@@ -77,6 +87,9 @@ def find(values: Any, kinds: tuple[type, ...]) -> Iterator[Any]:
                 continue
             if kind in CONTAINERS:
                 inner = value.values() if kind is dict else value
+                if id(value) in seen:
+                    continue
+                seen.add(id(value))
                 if not PLAIN.issuperset(map(type, inner)):
                     todo.append(iter(inner))
                     break
@@ -95,8 +108,10 @@ def replace(value: Any, kinds: tuple[type, ...], new: Callable[[Any], Any]) -> A
     kind = type(value)
     if kind in PLAIN:
         return value
-    if kind is dict:
-        return {key: replace(item, kinds, new) for key, item in value.items()}
     if kind in CONTAINERS:
+        if next(find((value,), kinds), None) is None:
+            return value
+        if kind is dict:
+            return {key: replace(item, kinds, new) for key, item in value.items()}
         return kind(replace(item, kinds, new) for item in value)
     return new(value) if isinstance(value, kinds) else value

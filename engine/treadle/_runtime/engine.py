@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import os
 import secrets
-import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from contextvars import Token
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overload
@@ -16,6 +14,7 @@ from weakref import WeakKeyDictionary
 from treadle._core.admission import Limit
 from treadle._runtime import defaults, lifecycle, pruning, queries, upkeep
 from treadle._runtime.artifact import Artifact
+from treadle._runtime.bridge import LivesOnLoop
 from treadle._runtime.call import Call
 from treadle._runtime.capture import Capture
 from treadle._runtime.clock import SystemClock
@@ -23,10 +22,10 @@ from treadle._runtime.context import active_engine
 from treadle._runtime.handle import RunHandle
 from treadle._runtime.holdings import Holdings
 from treadle._runtime.identity import Identities
-from treadle._runtime.results import RunResult, StepResult
+from treadle._runtime.results import RunResult
 from treadle._runtime.scheduler import Scheduler
 from treadle._runtime.threads import ThreadPool
-from treadle.errors import EngineClosed, EngineForked, TreadleError
+from treadle.errors import EngineClosed, EngineForked
 from treadle.options import (
     DURABILITIES,
     UNSET,
@@ -54,12 +53,9 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T")
-
-ABANDONED_EDGE_S = 1.0
 
 
-class Engine:
+class Engine(LivesOnLoop):
     """An embedded engine on one home; use it with ``async with``.
 
     Args:
@@ -99,6 +95,7 @@ class Engine:
         for name, number in (("threads", threads), ("max_concurrency", max_concurrency)):
             if number is not None:
                 check_whole(number, 1, name)
+        super().__init__()
         self.id = secrets.token_hex(8)
         self._home_option, self._artifacts = home, artifacts
         self.durability: Durability = durability
@@ -119,7 +116,6 @@ class Engine:
         self._allow_pickle, self.keep = allow_pickle, keep
         self.capture = Capture(self, prints=capture_print)
         self._close_timeout_s = seconds(close_timeout, "close_timeout")
-        self._left_behind: set[asyncio.Task[Any]] = set()
         self._clock: Clock | None = None
         self._state = "new"
         self._pid = os.getpid()
@@ -153,8 +149,8 @@ class Engine:
         """
         if self._state != "new":
             raise EngineClosed(f"this engine was {self._state} before", fix="make a new Engine for each `async with`")
-        self.loop = asyncio.get_running_loop()
-        self._thread_id, self._pid = threading.get_ident(), os.getpid()
+        self.settle_here()
+        self._pid = os.getpid()
         self.clock: Clock = self._clock or SystemClock(self.loop)
         self.pool = ThreadPool(self._threads, self.loop, "treadle-step")
         self.io = ThreadPool(2, self.loop, "treadle-io")
@@ -184,7 +180,7 @@ class Engine:
         self.log.on_lost = self._log_lost
         self.scheduler = Scheduler(self.loop, lifecycle.start)
         try:
-            await self.sweep()
+            await upkeep.sweep(self)
         except BaseException:
             await self.reader.close()
             raise
@@ -284,45 +280,6 @@ class Engine:
             state = "not open yet" if self._state == "new" else self._state
             raise EngineClosed(f"the engine is {state}", fix="use it inside `async with Engine(...) as engine:`")
 
-    # -- threads and the loop -------------------------------------------------------------
-
-    def is_on_loop(self) -> bool:
-        """Whether this is the thread of the engine's loop."""
-        return threading.get_ident() == self._thread_id
-
-    def call_on_loop(self, fn: Callable[..., Any], *args: Any) -> None:
-        """Have a function called on the loop, from any thread; a closed loop is nobody's loss."""
-        try:
-            self.loop.call_soon_threadsafe(fn, *args)
-        except RuntimeError:
-            return
-
-    def on_loop(self, fn: Callable[..., T], *args: Any) -> T:
-        """Call a function on the loop and wait for its result; from the loop, at once."""
-        if self.is_on_loop():
-            return fn(*args)
-
-        async def call() -> T:
-            return fn(*args)
-
-        return asyncio.run_coroutine_threadsafe(call(), self.loop).result()
-
-    def block_on(self, awaitable: Any, timeout: float | None = None) -> Any:
-        """Wait in a thread for something on the loop."""
-        if self.is_on_loop():
-            awaitable.close()
-            raise TreadleError("this waits, and never on the event loop", fix="use await")
-        try:
-            return asyncio.run_coroutine_threadsafe(awaitable, self.loop).result(timeout)
-        except concurrent.futures.CancelledError:
-            raise asyncio.CancelledError from None  # the other class of that name is an Exception
-
-    def wait_for_call(self, run: Run, future: Any) -> Any:
-        """Wait in a ``def`` pipeline's thread for a call; the end of the run comes as a cancellation."""
-        result = future.result()
-        run.raise_if_ending()
-        return result
-
     # -- runs -----------------------------------------------------------------------------
 
     async def run(self, target: PipelineFn[P, R], /, *args: P.args, **kwargs: P.kwargs) -> RunResult[R]:
@@ -331,6 +288,7 @@ class Engine:
         The run is cancelled when the await is.
         """
         self.check_usable()
+        queries.check_pipeline(target)
         handle = target.with_options(engine=self)._handle(None, args, kwargs)
         return cast("RunResult[R]", await handle.attached_result())
 
@@ -341,6 +299,7 @@ class Engine:
             IdempotencyConflict: its key was used with other arguments.
         """
         self.check_usable()
+        queries.check_pipeline(target)
         handle = target.with_options(engine=self).start(*args, **kwargs)
         return await handle.accepted()
 
@@ -375,13 +334,7 @@ class Engine:
         Raises:
             RunNotFound: there is no such run.
         """
-        run = self.runs_here.get(run_id)
-        if run is not None:
-            run.stop("caller")
-            await asyncio.shield(run.done)
-            return
-        await self.run_row(run_id)
-        await self.log.transact(upkeep.cancel(run_id))
+        await upkeep.cancel(self, run_id)
 
     # -- looking --------------------------------------------------------------------------
 
@@ -464,16 +417,6 @@ class Engine:
         """The row of a run in the table of runs."""
         return await queries.run_row(self, run_id)
 
-    async def step_results(self, run_id: str, names: Sequence[str]) -> list[StepResult]:
-        """Results of single calls of a run that goes on."""
-        await self.log.flush()
-        run = self.runs_here.get(run_id)
-        result: RunResult[Any] = RunResult(run_id, "", self.archive, run)
-        if run is not None:
-            result.take_errors(run.errors_of_calls())
-        calls = result.step_results
-        return [calls[name] for name in names]
-
     def step_limit(self, step: Step[..., Any]) -> Limit:
         """The limit of calls of one step in this engine."""
         capacity = step.options.max_in_flight
@@ -481,42 +424,19 @@ class Engine:
         limits = self._step_limits.setdefault(step.base, {})
         return limits.setdefault(capacity, Limit(capacity))
 
-    def artifact_of(self, call: Call, output: str | None) -> Artifact[Any]:
-        """One stored output of an ended call."""
-        return queries.artifact_of(call, output, self.vault)
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes can open its home, too."""
+        return self._lock is not None
 
     def is_alive(self, owner: str) -> bool:
         """Whether the engine of this id lives, here or in another process."""
         return owner == self.id or (self._lock is not None and owners.is_alive(self.home, owner))
 
-    async def sweep(self) -> int:
-        """Mark the runs of dead engines as interrupted; gives their number."""
-        if self._lock is None:
-            return 0
-        if not await self.reader.rows("SELECT 1 FROM runs WHERE status='running' AND owner<>? LIMIT 1", (self.id,)):
-            return 0
-        return await self.log.transact(upkeep.sweep(self.id, self.home))
-
     def renew(self) -> None:
         """Make sure of the lock that says that this engine lives."""
         if self._lock is not None:
             self._lock.renew()
-
-    def handle_of(self, run: Run) -> RunHandle[Any]:
-        """A handle of a run that is under way here."""
-        return RunHandle.of(run)
-
-    def leave_behind(self, task: asyncio.Task[Any]) -> None:
-        """Keep track of a body that swallowed its cancellation; ask it again later."""
-        self._left_behind.add(task)
-        self.loop.call_later(ABANDONED_EDGE_S, _cancel_again, task)
-        self.loop.call_later(5 * ABANDONED_EDGE_S, _cancel_again, task)
-        task.add_done_callback(self._came_back)
-
-    def _came_back(self, task: asyncio.Task[Any]) -> None:
-        self._left_behind.discard(task)
-        if not task.cancelled():
-            task.exception()
 
     @property
     def abandoned(self) -> int:
@@ -526,11 +446,6 @@ class Engine:
     def __repr__(self) -> str:
         place = getattr(self, "home", self._home_option)
         return f"<Engine {self._state} on {place}, {len(self.runs_here)} runs>"
-
-
-def _cancel_again(task: asyncio.Task[Any]) -> None:
-    if not task.done():
-        task.cancel()
 
 
 defaults.factory = Engine

@@ -159,7 +159,8 @@ async def _launch_once(
     run = Run(engine, run_id, target, engine.pipeline_defaults.over(target.options), args, kwargs, parent)
     stored = await engine.io.run(acceptance.store, run)
     assert stored is not None
-    digest, key = stored.encoded.digest, target.options.idempotency_key
+    written = await engine.io.run(inputs.encode, engine, target.binder.canonical(args, kwargs))
+    digest, key = written.digest, target.options.idempotency_key
     held: list[Part] = []
 
     def accept(transaction: Transaction) -> tuple[str, bytes, str, str] | None:

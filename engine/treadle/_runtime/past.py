@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from treadle import events as ev
 from treadle._core.machine import CallState
-from treadle._runtime import lifecycle
+from treadle._runtime import lifecycle, queries
 from treadle._runtime.artifact import Artifact
 from treadle._runtime.call import Call, StepFuture
 from treadle.errors import ResultNotReady
@@ -39,7 +39,7 @@ class Past:
 
     def artifact_of(self, call: Call, output: str | None) -> Artifact[Any]:
         """One stored output."""
-        return self.engine.artifact_of(call, output)
+        return queries.artifact_of(call, output, self.engine.vault)
 
     def artifacts_of(self, call: Call) -> dict[str, Artifact[Any]]:
         """The stored outputs."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from treadle import events as ev
 from treadle._core.machine import CallState, RunStatus
 from treadle._runtime.artifact import Artifact, Vault
-from treadle._runtime.results import RunResult
-from treadle.errors import ArtifactNotFound, EngineClosed, ResultNotReady, RunNotFound, TreadleError
+from treadle._runtime.results import RunResult, StepResult
+from treadle.errors import ArtifactNotFound, EngineClosed, OptionError, ResultNotReady, RunNotFound, TreadleError
 from treadle.options import check_known
 from treadle.storage import schema
 
@@ -24,6 +25,24 @@ FOREIGN_POLL_S = 0.1
 LAST_EVENTS = 1000
 
 _COLUMNS = ("id", "pipeline", "target", "status", "owner", "epoch", "created_at", "ended_at", "recoverable")
+
+
+def check_pipeline(target: object) -> None:
+    """Refuse to run what is no pipeline.
+
+    Raises:
+        OptionError: says what to pass.
+    """
+    if hasattr(target, "fn") and hasattr(target, "target"):
+        return
+    if inspect.iscoroutine(target):
+        target.close()
+        fix = "pass the pipeline and its arguments, engine.run(p, 1), not a call of it"
+    elif hasattr(target, "fn"):
+        fix = "call the step in a function decorated with @pipeline, and run that"
+    else:
+        fix = "decorate the function with @pipeline"
+    raise OptionError(f"{target!r} is not a pipeline", fix=fix, option="target")
 
 
 async def run_row(engine: Engine, run_id: str) -> dict[str, Any]:
@@ -127,6 +146,17 @@ async def artifact(engine: Engine, name: str, version: int | None) -> Artifact[A
             f"there is no artifact {wanted} in {engine.home}", fix="an artifact has the name of its step or output"
         )
     return Artifact(rows[0], engine.vault)
+
+
+async def step_results(engine: Engine, run_id: str, names: Sequence[str]) -> list[StepResult]:
+    """Results of single calls of a run that goes on."""
+    await engine.log.flush()
+    run = engine.runs_here.get(run_id)
+    result: RunResult[Any] = RunResult(run_id, "", engine.archive, run)
+    if run is not None:
+        result.take_errors(run.errors_of_calls())
+    calls = result.step_results
+    return [calls[name] for name in names]
 
 
 def artifact_of(call: Call, output: str | None, vault: Vault) -> Artifact[Any]:

@@ -16,7 +16,15 @@ from treadle._runtime.archive import Archive
 from treadle._runtime.artifact import Artifact
 from treadle._runtime.failures import rebuild
 from treadle._runtime.lineage import value_of
-from treadle.errors import RunCancelled, RunInterrupted, StepCancelled, TreadleError, UnobservedFailure, UpstreamFailed
+from treadle.errors import (
+    EncodeError,
+    RunCancelled,
+    RunInterrupted,
+    StepCancelled,
+    TreadleError,
+    UnobservedFailure,
+    UpstreamFailed,
+)
 from treadle.events import Failure, Input
 
 if TYPE_CHECKING:
@@ -215,11 +223,19 @@ class RunResult(Generic[T_co]):
 
         Raises:
             BaseException: the run's error, if it did not succeed.
+            EncodeError: it is read from the log, and could not be kept there.
         """
         self.raise_for_failure()
         if not self._has_value:
             rows = self._archive.artifacts((self._record.value,)) if self._record.value else []
-            self._value = self._archive.vault.value(rows[0]) if rows else None
+            if not rows:
+                raise EncodeError(
+                    f"the value of run {self.run_id} of {self.pipeline} is not in the log",
+                    why="it could not be encoded when the run ended, or it was pruned",
+                    fix="return plain data from the pipeline, or read the outputs of its steps",
+                    path="",
+                )
+            self._value = self._archive.vault.value(rows[0])
             self._has_value = True
         return cast("T_co", self._value)
 

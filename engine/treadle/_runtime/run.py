@@ -17,7 +17,7 @@ from treadle import events as ev
 from treadle._core.admission import Limit
 from treadle._core.naming import Names, base_of, child
 from treadle._core.replay import Memory
-from treadle._runtime import conclusion, explain, function, lifecycle
+from treadle._runtime import conclusion, explain, function, lifecycle, queries
 from treadle._runtime.artifact import Artifact
 from treadle._runtime.call import Call, Ending, StepFuture
 from treadle._runtime.capture import join_structlog
@@ -413,11 +413,11 @@ class Run:
 
     def artifact_of(self, call: Call, output: str | None) -> Artifact[Any]:
         """One stored output of an ended call."""
-        return self.engine.artifact_of(call, output)
+        return queries.artifact_of(call, output, self.engine.vault)
 
     async def results_of(self, names: Sequence[str]) -> list[StepResult]:
         """The results of ended calls, from the log."""
-        return await self.engine.step_results(self.id, names)
+        return await queries.step_results(self.engine, self.id, names)
 
     def outcome(self) -> Any:
         """The value of the ended run, or its error raised."""

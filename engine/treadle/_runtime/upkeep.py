@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from treadle import events as ev
 from treadle._runtime import pruning, resuming
+from treadle._runtime.handle import RunHandle
 from treadle._runtime.plan import hint
 from treadle._runtime.results import RunResult
 from treadle.errors import EngineClosed, LogUnavailable, RunPoisoned, TreadleError
@@ -33,7 +34,7 @@ async def watch(engine: Engine) -> None:
         await asyncio.sleep(WATCH_S)
         engine.renew()
         try:
-            await engine.sweep()
+            await sweep(engine)
             if engine.keep is not None and time.monotonic() - last_prune > PRUNE_S:
                 last_prune = time.monotonic()
                 await pruning.prune(engine, None, None, False)
@@ -58,7 +59,7 @@ async def resume(engine: Engine, run_id: str, changed: resuming.Changed) -> RunR
 
 async def recover(engine: Engine, *, wait: bool) -> list[Any]:
     """Resume every interrupted run whose pipeline is to be had here."""
-    await engine.sweep()
+    await sweep(engine)
     rows = await engine.reader.rows(
         "SELECT id FROM runs WHERE status='interrupted' AND recoverable AND parent='' ORDER BY number", ()
     )
@@ -77,14 +78,25 @@ async def recover(engine: Engine, *, wait: bool) -> list[Any]:
         else:
             runs += [run] if run is not None else []
     if not wait:
-        return [engine.handle_of(run) for run in runs]
+        return [RunHandle.of(run) for run in runs]
     if runs:
         await asyncio.wait([run.done for run in runs])
     over: list[RunResult[Any]] = [RunResult(run.id, run.name, engine.archive, run) for run in runs]
     return over + [await engine.get_run(run_id) for run_id in poisoned]
 
 
-def cancel(run_id: str) -> Callable[[Transaction], bool]:
+async def cancel(engine: Engine, run_id: str) -> None:
+    """Cancel a run of this engine, or an interrupted one; waits until that is in the log."""
+    run = engine.runs_here.get(run_id)
+    if run is not None:
+        run.stop("caller")
+        await asyncio.shield(run.done)
+        return
+    await engine.run_row(run_id)
+    await engine.log.transact(_cancel(run_id))
+
+
+def _cancel(run_id: str) -> Callable[[Transaction], bool]:
     """Cancel a run that no engine performs; to be run in a transaction."""
 
     def work(transaction: Transaction) -> bool:
@@ -102,7 +114,16 @@ def cancel(run_id: str) -> Callable[[Transaction], bool]:
     return work
 
 
-def sweep(engine_id: str, home: Any) -> Callable[[Transaction], int]:
+async def sweep(engine: Engine) -> int:
+    """Mark the runs of dead engines as interrupted; gives their number."""
+    if not engine.is_shared:
+        return 0
+    if not await engine.reader.rows("SELECT 1 FROM runs WHERE status='running' AND owner<>? LIMIT 1", (engine.id,)):
+        return 0
+    return await engine.log.transact(_sweep(engine.id, engine.home))
+
+
+def _sweep(engine_id: str, home: Any) -> Callable[[Transaction], int]:
     """Mark as interrupted what belongs to engines that are dead; to be run in a transaction."""
 
     def work(transaction: Transaction) -> int:
