@@ -43,7 +43,7 @@ def run_python(code: str, *args: object, **environment: str) -> subprocess.Compl
     )  # fmt: skip
 
 
-async def until(is_so: Callable[[], object], limit_s: float = 120.0) -> None:
+async def until(is_so: Callable[[], object], limit_s: float = 10.0) -> None:
     """Wait for what no event tells: the end of a thread, a state that another thread sets."""
     async with asyncio.timeout(limit_s):
         while not is_so():
