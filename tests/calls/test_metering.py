@@ -7,7 +7,6 @@ from typing import Any
 
 from treadle import pipeline, step
 from treadle._core.admission import Lanes, Limit
-from treadle._runtime import call as calls
 from treadle._runtime import lifecycle
 from treadle._runtime.scheduler import STARTS_PER_TURN
 
@@ -39,17 +38,17 @@ class Turns:
 def test_a_wide_map_makes_starts_and_ends_few_calls_per_loop_turn(stage: Any, monkeypatch: Any) -> None:
     count = 20_000 if stage.home == "memory://" else 4_000
     bodies, made, ended = Turns(), Turns(), Turns()
-    make, publish = calls.Call.make.__func__, lifecycle.publish  # type: ignore[attr-defined]
+    make, publish = lifecycle.bind, lifecycle.publish
 
-    def counted_make(cls: Any, *args: Any) -> Any:
+    def counted_make(*args: Any) -> Any:
         made.happened()
-        return make(cls, *args)
+        return make(*args)
 
     def counted_publish(*args: Any) -> None:
         ended.happened()
         publish(*args)
 
-    monkeypatch.setattr(lifecycle.Call, "make", classmethod(counted_make))
+    monkeypatch.setattr(lifecycle, "bind", counted_make)
     monkeypatch.setattr(lifecycle, "publish", counted_publish)
 
     @step(persist=False, cache=False)

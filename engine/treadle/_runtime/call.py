@@ -131,10 +131,6 @@ class StepFuture(asyncio.Future[T], Generic[T]):
         return f"<StepFuture {self._call.name}{output} {self._call.status}>"
 
 
-_GONE = cast("StepFuture[Any]", None)
-"""The future of a call that has ended: whoever needs it has it."""
-
-
 class Call(msgspec.Struct, gc=False, eq=False):
     """One submission of a step in a run.
 
@@ -144,6 +140,10 @@ class Call(msgspec.Struct, gc=False, eq=False):
     The garbage collector does not look into calls (``gc=False``): 50,000 of them made one
     full collection stall the loop for 300 ms. So a call may not stay in a circle of
     references: it lets go of everything when it has ended (``let_go``).
+
+    A call of a map has a ``future`` only when somebody asks for it: 100,000 futures are
+    100,000 objects that the collector does look into, and most maps are awaited whole.
+    Until then the value of the ended call stays in the call.
     """
 
     run: Run
@@ -152,7 +152,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
     index: int | None
     args: tuple[Any, ...]
     kwargs: dict[str, Any] | None
-    future: StepFuture[Any]
+    future: StepFuture[Any] | None = None
     state: CallState = CallState.WAITING
     outcome: CallStatus = "pending"
     pending: int = 0
@@ -185,16 +185,21 @@ class Call(msgspec.Struct, gc=False, eq=False):
     is_introduced: bool = False
     is_taking: bool = False
 
-    @classmethod
-    def make(
-        cls, run: Run, plan: Plan, name: str, index: int | None, args: tuple[Any, ...], kwargs: dict[str, Any] | None
-    ) -> Call:
-        """A new call with its future."""
-        future: StepFuture[Any] = StepFuture(loop=run.loop)
-        call = cls(run, plan, name, index, args, kwargs, future)
-        future._call = call
-        future._output = ""
-        return call
+    def asked_future(self) -> StepFuture[Any]:
+        """Its future, made when it is first asked for, done if the call has ended; on the loop only.
+
+        Who asks keeps it: an ended call forgets its future.
+        """
+        future = self.future
+        if future is None:
+            future = StepFuture(loop=self.run.loop)
+            future._call, future._output = self, ""
+            if self.state is CallState.ENDED:
+                self.run.past.fill(self, future)
+                self.value = None
+            else:
+                self.future = future
+        return future
 
     # -- state ----------------------------------------------------------------------------
 
@@ -225,19 +230,24 @@ class Call(msgspec.Struct, gc=False, eq=False):
         self.context = self.task = None
 
     def let_go(self) -> None:
-        """Drop what only a call under way needs, and every reference that could close a circle."""
+        """Drop what only a call under way needs, and every reference that could close a circle.
+
+        A value that nobody has a future for stays, if it was stored: what can be stored leads to no call.
+        """
         self.put_down()
-        self.value = self.dependents = self.awaited = None
+        self.dependents = self.awaited = None
+        if self.future is not None:
+            self.value = None
         self.run = cast("Run", self.run.past)
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-        if self.outcome not in ("failed", "skipped"):
+        if self.error is None or self.outcome not in ("failed", "skipped"):
             self.forget()
 
     def forget(self) -> None:
         """Drop future and error, too; a failed call keeps them until its run is over."""
-        self.future, self.derived, self.error = _GONE, None, None
+        self.future = self.derived = self.error = None
 
     def on_commit(self, error: BaseException | None, /) -> None:
         """The log has its outcome, or could not take it."""
@@ -282,7 +292,8 @@ class Call(msgspec.Struct, gc=False, eq=False):
 
     def futures(self) -> list[StepFuture[Any]]:
         """Its future and those of single outputs that somebody asked for."""
-        return [self.future, *self.derived.values()] if self.derived else [self.future]
+        known = [self.future] if self.future is not None else []
+        return [*known, *self.derived.values()] if self.derived else known
 
     # -- waiting and cancelling -----------------------------------------------------------
 

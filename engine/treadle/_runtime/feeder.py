@@ -21,6 +21,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from treadle._core.admission import Limit
+from treadle._core.machine import CallState
 from treadle._core.naming import child
 from treadle._runtime.call import Call, StepFuture
 from treadle._runtime.sources import Arguments, Mapped, Sources
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from treadle._runtime.step import Step
 
 T = TypeVar("T")
+
+Child = Call | StepFuture[T]
+"""What a map keeps of a call: the call alone until somebody asks for its future."""
 
 WINDOW = 1000
 SLICE = 64
@@ -48,13 +52,13 @@ class Feeder(Mapped, Generic[T]):
         self._plan = run.plan(step)
         self._limits, self._window = _limits(self._plan, step.map_limit)
         self._context = contextvars.copy_context()
-        self._children: dict[int, StepFuture[T]] = {}
-        self._loose: dict[int, StepFuture[T]] = {}
+        self._children: dict[int, Child[T]] = {}
+        self._loose: dict[int, Child[T]] = {}
         self._next = self._open = self._untaken = 0
         self._is_lazy = sources.length is None
         self._is_complete = self._is_streamed = self._is_draining = False
         self._is_passed_on = self._has_dropped = self._is_handled = self._was_cancelled = False
-        self._finished: deque[StepFuture[T]] = deque()
+        self._finished: deque[Child[T]] = deque()
         self._wake, self._room = asyncio.Event(), asyncio.Event()
         self._dependents: list[Call] = []
         self._watchers: list[asyncio.Future[None]] = []
@@ -138,7 +142,7 @@ class Feeder(Mapped, Generic[T]):
         """Know a new call before anything can happen to it."""
         assert call.index is not None
         call.group, call.limits, call.context = self, self._limits, self._context
-        self._children[call.index] = call.future
+        self._children[call.index] = call
 
     def _complete(self) -> None:
         if self._is_complete:
@@ -165,10 +169,13 @@ class Feeder(Mapped, Generic[T]):
         self._open -= 1
         if call.outcome not in ("succeeded", "cached") and call.error is not None:
             self._failures.append(call)
-            self._first_failure = self._first_failure or call.future
+            future = self._with_future(index, call)
+            self._first_failure = self._first_failure or future
             if self._is_handled:
                 call.observed()
             self._notify()
+        elif call.rows is None:
+            self._with_future(index, call)  # a value that was not stored may lead to anything, even to its call
         if self._loose.pop(index, None) is None:
             self._child_to_take(index)
         self._wake.set()
@@ -185,7 +192,17 @@ class Feeder(Mapped, Generic[T]):
         elif self._is_lazy:
             self._untaken += 1
 
-    def _drop(self, index: int) -> StepFuture[T]:
+    def _with_future(self, index: int, child: Child[T]) -> StepFuture[T]:
+        """The future of a child, kept from now on in place of the call; on the loop only."""
+        if not isinstance(child, Call):
+            return child
+        future = child.asked_future()
+        for kept in (self._children, self._loose):
+            if index in kept:
+                kept[index] = future
+        return future
+
+    def _drop(self, index: int) -> Child[T]:
         self._has_dropped = True
         return self._children.pop(index)
 
@@ -303,9 +320,10 @@ class Feeder(Mapped, Generic[T]):
                     self._make_until(index)
                 else:
                     await self._news()
-            future = self._children.get(index)
-            if future is None:
+            known = self._children.get(index)
+            if known is None:
                 raise self._given_away(index)
+            future = self._with_future(index, known)
             yield future
             if self._is_lazy:
                 self._take(index, future)
@@ -338,7 +356,7 @@ class Feeder(Mapped, Generic[T]):
         elif self._is_streamed or (self._is_lazy and not self._is_passed_on):
             self._is_draining = True
             self._untaken = 0
-            for index in [index for index, future in self._children.items() if future.done()]:
+            for index in self._indexes_of_ended():
                 self._drop(index)
         self._finished.clear()
         self._room.set()
@@ -346,12 +364,25 @@ class Feeder(Mapped, Generic[T]):
     def _cancel(self) -> None:
         self._was_cancelled = not self._is_complete
         self._feeder.cancel()
-        for future in [*self._children.values(), *self._loose.values()]:
-            if not future.done():
-                self._run.cancel_call(future._call, "caller")
+        for known in [*self._children.values(), *self._loose.values()]:
+            if not has_ended(known):
+                self._run.cancel_call(known if isinstance(known, Call) else known._call, "caller")
+
+    def _indexes_of_ended(self) -> list[int]:
+        return [index for index, known in self._children.items() if has_ended(known)]
 
 
-def _release(children: dict[int, StepFuture[Any]], loop: asyncio.AbstractEventLoop) -> None:
+def has_ended(known: Child[Any]) -> bool:
+    """Whether a child of a map has its outcome, and everybody may know."""
+    return known.state is CallState.ENDED if isinstance(known, Call) else known.done()
+
+
+def value_of(known: Child[T]) -> T:
+    """The value of a child that has succeeded."""
+    return known.value if isinstance(known, Call) else asyncio.Future.result(known)
+
+
+def _release(children: dict[int, Child[Any]], loop: asyncio.AbstractEventLoop) -> None:
     """Let many futures go, a slice per turn."""
     for _ in range(min(PER_TURN, len(children))):
         children.popitem()

@@ -59,7 +59,7 @@ def bind(
     run: Run, plan: Plan, name: str, index: int | None, args: tuple[Any, ...], kwargs: dict[str, Any] | None
 ) -> Call:
     """Make the record of a new call; its arguments have been checked against the signature."""
-    call = Call.make(run, plan, name, index, args, kwargs)
+    call = Call(run, plan, name, index, args, kwargs)
     run.active[call] = None
     run.submitted += 1
     call.order = run.submitted
@@ -345,7 +345,7 @@ def publish(call: Call, error: BaseException | None) -> None:
     run = call.run
     for future in call.futures():
         if not future.done():
-            _fill(call, future)
+            fill(call, future)
     dependents, call.dependents = call.dependents, None
     if dependents:
         for dependent in dependents:
@@ -365,7 +365,8 @@ def _lose(call: Call, error: BaseException) -> None:
         call.run.failed.append(call)
 
 
-def _fill(call: Call, future: StepFuture[Any]) -> None:
+def fill(call: Call, future: StepFuture[Any]) -> None:
+    """Give the outcome to one future."""
     match call.outcome:
         case "succeeded" | "cached":
             value = call.value

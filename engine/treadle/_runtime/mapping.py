@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from treadle._core.machine import CallStatus
 from treadle._core.naming import child
-from treadle._runtime.call import StepFuture
-from treadle._runtime.feeder import PER_TURN, SLICE, Feeder
+from treadle._runtime.call import Call, StepFuture
+from treadle._runtime.feeder import PER_TURN, SLICE, Feeder, value_of
 from treadle.errors import ResultNotReady
 
 if TYPE_CHECKING:
@@ -51,13 +51,23 @@ class MapFuture(Feeder[T], Iterable[StepFuture[T]], Generic[T]):
         if at >= self._next:
             self._run.engine.on_loop(self._make_until, min(at | (SLICE - 1), length - 1))
         known = self._children.get(at)
+        if isinstance(known, Call):
+            self._run.engine.on_loop(self._ask, at, min((at | (SLICE - 1)) + 1, length))
+            known = self._children.get(at)
         if known is not None:
-            return known
+            return cast("StepFuture[T]", known)
         if at < self._next:
             raise self._given_away(at)
         raise ResultNotReady(
             f"call {child(self.name, at)} was never made", why=str(self.missing), fix="look at .status first"
         )
+
+    def _ask(self, start: int, stop: int) -> None:
+        """Have the futures of these calls: from a thread, each look would be a round trip to the loop."""
+        for index in range(start, stop):
+            known = self._children.get(index)
+            if isinstance(known, Call):
+                self._with_future(index, known)
 
     def __iter__(self) -> Iterator[StepFuture[T]]:
         return (self[index] for index in range(len(self)))
@@ -94,7 +104,8 @@ class MapFuture(Feeder[T], Iterable[StepFuture[T]], Generic[T]):
         await self._all_ended()
         if self._source_error is not None:
             raise self._source_error
-        return await self._run.results_of([self._children[index]._call.name for index in sorted(self._children)])
+        calls = [known if isinstance(known, Call) else known._call for _, known in sorted(self._children.items())]
+        return await self._run.results_of([call.name for call in calls])
 
     def unpack(self) -> tuple[list[StepFuture[Any]], ...]:
         """For a step with several outputs: one list of futures per output, in the order of the inputs."""
@@ -137,7 +148,7 @@ class MapFuture(Feeder[T], Iterable[StepFuture[T]], Generic[T]):
             return self._outcome()
         values: list[T] = []
         for index in sorted(self._children):
-            values.append(asyncio.Future.result(self._children[index]))
+            values.append(value_of(self._children[index]))
             if index % PER_TURN == PER_TURN - 1:
                 await asyncio.sleep(0)
         return values
@@ -153,19 +164,20 @@ class MapFuture(Feeder[T], Iterable[StepFuture[T]], Generic[T]):
         return self._values()
 
     def _values(self) -> list[T]:
-        return [asyncio.Future.result(self._children[index]) for index in sorted(self._children)]
+        return [value_of(self._children[index]) for index in sorted(self._children)]
 
     async def _stream(self) -> AsyncGenerator[StepFuture[T], None]:
         if not self._is_streamed:
             self._is_streamed = True
-            for index in [index for index, future in self._children.items() if future.done()]:
+            for index in self._indexes_of_ended():
                 self._finished.append(self._drop(index))
             self._untaken = len(self._finished)
         while True:
             while self._finished:
                 self._untaken -= 1
                 self._room.set()
-                yield self._finished.popleft()
+                ended = self._finished.popleft()
+                yield ended if isinstance(ended, StepFuture) else ended.asked_future()
             if self.done():
                 break
             self._wake.clear()

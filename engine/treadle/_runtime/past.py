@@ -53,6 +53,11 @@ class Past:
         return self
 
     @staticmethod
+    def fill(call: Call, future: StepFuture[Any]) -> None:
+        """Give the outcome of an ended call to a future that was asked for later."""
+        lifecycle.fill(call, future)
+
+    @staticmethod
     def resolve_output(call: Call, name: str, source: StepFuture[Any], future: StepFuture[Any]) -> None:
         """Fill the future of one output."""
         if source.cancelled():

@@ -129,7 +129,7 @@ class Run:
         plan = self.plan(step)
         references = lifecycle.references(self, plan, args, kwargs, step.options.after)
         call = lifecycle.bind(self, plan, self.names.take(plan.name), None, args, kwargs)
-        future = call.future
+        future = call.asked_future()
         call.context = contextvars.copy_context()
         if self.ending is not None:
             lifecycle.stop(call, self.ending)
