@@ -37,7 +37,7 @@ Child = Call | StepFuture[T]
 """What a map keeps of a call: the call alone until somebody asks for its future."""
 
 WINDOW = 1000
-SLICE = 64
+SLICE = 32
 NO_LIMIT = 1 << 62
 PER_TURN = 512
 """Futures that are read, or let go, in one turn of the loop: 100,000 at once would stall it for 100 ms."""

@@ -30,7 +30,7 @@ from treadle.storage.writer import Mutex, Transaction, Work, Writer
 T = TypeVar("T")
 
 LAZY_S = 0.005
-ACKS_PER_TURN = 64
+ACKS_PER_TURN = 32
 PROBE_S = 1.0
 
 
