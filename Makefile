@@ -51,7 +51,7 @@ types: $(VENV)/.dev
 	$(PY) -m pyright --pythonpath $(PY)
 
 unit: $(VENV)/.dev
-	$(PY) -m pytest --doctest-modules tests engine/treadle $(ARGS)
+	$(PY) -m pytest --numprocesses auto --dist loadfile --doctest-modules tests engine/treadle $(ARGS)
 
 unit-other: $(VENV)/.dev
 	@other="$$($(find_other))"; if [ -n "$$other" ]; then \
@@ -83,6 +83,11 @@ $(VENV)/.made:
 		echo "Install one (on Debian and Ubuntu also python3-venv), or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; \
 		exit 1; \
 	fi; \
+	if [ -n "$$(ls -A $(VENV) 2>/dev/null)" ] && [ ! -e $(VENV)/.making ]; then \
+		echo "$(VENV) is there and was not made by make, so it is left as it is." >&2; \
+		echo "Name another place, make $(MAKECMDGOALS) VENV=.venv-mine, or remove it yourself." >&2; \
+		exit 1; \
+	fi; \
 	echo "making $(VENV) with $$python ($$("$$python" -V))"; \
-	"$$python" -m venv --clear $(VENV)
+	rm -rf $(VENV) && mkdir -p $(VENV) && touch $(VENV)/.making && "$$python" -m venv $(VENV) && rm $(VENV)/.making
 	@touch $@

@@ -16,7 +16,10 @@ from benchmarks.s05_stall import stalls
 from benchmarks.s06_memory import memory
 from benchmarks.s07_hits import hits
 from benchmarks.s08_threads import thread_steps
+from benchmarks.s09_isolated import isolated_steps
+from benchmarks.s10_arrays import arrays
 from benchmarks.s11_start import start
+from benchmarks.s14_static import static_pipelines
 
 BENCHES: dict[str, Bench] = {
     "S1": fan_out,
@@ -27,7 +30,10 @@ BENCHES: dict[str, Bench] = {
     "S6": memory,
     "S7": hits,
     "S8": thread_steps,
+    "S9": isolated_steps,
+    "S10": arrays,
     "S11": start,
+    "S14": static_pipelines,
 }
 
 

@@ -46,6 +46,23 @@ def threaded(number: int) -> int:
     return number
 
 
+@step(runtime="process")
+def isolated(number: int) -> int:
+    return number
+
+
+@step(runtime="process", cache=False)
+def filled(number: int, count: int) -> Any:
+    import numpy as np
+
+    return np.full(count, number)
+
+
+@step(runtime="process", cache=False)
+def counted_up(array: Any) -> Any:
+    return array + 1
+
+
 class Probe:
     """A number that a pipeline measures in its own middle."""
 

@@ -26,7 +26,9 @@ ACCEPTED, RESUMED, SUCCEEDED, FAILED, CANCELLED, INTERRUPTED = range(1, 7)
 SCHEDULED, STARTED, COMPLETED, CACHED, REUSED, RETRYING, CALL_FAILED, SKIPPED, CALL_CANCELLED, CALL_INTERRUPTED = range(
     20, 30
 )
-DAMAGE = 44
+FELL_BACK, UNMADE, DAMAGE = 30, 31, 44
+BREAKER_OPENED, BREAKER_HALF_OPENED, BREAKER_CLOSED = 45, 46, 47
+CLAMPED = 50
 RUN_ENDS = {SUCCEEDED: "succeeded", FAILED: "failed", CANCELLED: "cancelled", INTERRUPTED: "interrupted"}
 CALL_ENDS = {COMPLETED, CACHED, CALL_FAILED, SKIPPED, CALL_CANCELLED, CALL_INTERRUPTED}
 
@@ -54,6 +56,8 @@ class Call:
     epoch: int = 0  # in which it was last heard of
     taken: bool = False  # it has an outcome that a resume takes over
     damaged: bool = False
+    fell_back: bool = False
+    probing: bool = False  # a circuit breaker lets its next attempt through
     artifacts: tuple[int, ...] = ()
 
 
@@ -68,6 +72,7 @@ class Run:
     pipeline: str = ""
     parent: str = ""
     calls: dict[str, Call] = field(default_factory=dict)
+    clamped: set[tuple[int, str]] = field(default_factory=set)  # epoch and step
 
 
 class Checker:
@@ -120,6 +125,8 @@ class Checker:
             self._say(f"artifact {number} has neither bytes nor a location")
             return
         if data is None:
+            if location.startswith("route:"):
+                return  # at a place of the user's
             if not self._blobs.is_dir():
                 return  # kept in a store of its own
             try:
@@ -212,8 +219,30 @@ class _Fold:
             yield f"event with tag {tag} of call {call!r} after the run was {self._run.status}"
         if call:
             yield from self._apply_to_call(tag)
-        elif SCHEDULED <= tag <= CALL_INTERRUPTED:
+        elif SCHEDULED <= tag <= FELL_BACK:
             yield f"event with tag {tag} names no call"
+        elif tag == UNMADE:
+            yield from self._apply_unmade()
+        elif tag == CLAMPED:
+            yield from self._apply_clamp()
+
+    def _apply_unmade(self) -> Iterator[str]:
+        name, step, first, count = self._event[FIELDS : FIELDS + 4]
+        if not step or first < 0 or count < 1:
+            yield f"{count} calls of map {name} from {first} on, of step {step!r}, are cancelled before they were made"
+        for index in range(first, first + count):
+            made = self._run.calls.get(f"{name}[{index}]")
+            if made is not None and made.epoch == self._run.epoch:
+                yield f"call {name}[{index}] was made, and is cancelled as one that was not"
+
+    def _apply_clamp(self) -> Iterator[str]:
+        run, step, clamped = self._run, self._event[STEP], self._event[FIELDS]
+        if not step or (run.epoch, step) in run.clamped:
+            yield f"the resources of step {step!r} are clamped a second time, or of no step"
+        run.clamped.add((run.epoch, step))
+        for name, asked, there in clamped or [("nothing", 0, 0)]:
+            if name not in ("cpu", "memory", "gpu") or not 0 <= there < asked:
+                yield f"step {step} asks for {asked} of {name}, which is clamped to {there}"
 
     def _apply_to_run(self, tag: int) -> Iterator[str]:
         run, event = self._run, self._event
@@ -259,7 +288,9 @@ class _Fold:
         if tag == DAMAGE:
             call.damaged = True
             return
-        if not SCHEDULED <= tag <= CALL_INTERRUPTED:
+        if BREAKER_OPENED <= tag <= BREAKER_CLOSED:
+            yield from self._apply_to_breaker(call, name, tag)
+        if not SCHEDULED <= tag <= FELL_BACK:
             return
         is_new = call.epoch != run.epoch
         ended = call.state == "ended" and not is_new
@@ -276,8 +307,19 @@ class _Fold:
         yield from self._advance(call, name, tag, attempt, is_new)
 
     def _advance(self, call: Call, name: str, tag: int, attempt: int, is_new: bool) -> Iterator[str]:
+        if call.fell_back and not is_new and tag not in CALL_ENDS:
+            yield f"call {name} fell back, and tag {tag} follows"
+        if call.probing and not is_new and tag not in (STARTED, CALL_INTERRUPTED):
+            yield f"the breaker lets call {name} through, and tag {tag} follows"
+        call.fell_back, call.probing = tag == FELL_BACK, False
         if tag == SCHEDULED:
             call.state = "open"
+        elif tag == FELL_BACK:
+            if attempt != call.attempts or (call.state == "waiting" and is_new):
+                yield f"call {name} fell back after attempt {attempt}, and attempt {call.attempts} was the last"
+            if not any(self._event[FIELDS + 1 : FIELDS + 2]):
+                yield f"call {name} fell back and does not say what it is"
+            call.state = "running"
         elif tag == STARTED:
             if attempt != call.attempts + 1:
                 yield f"call {name}: attempt {attempt} begins after {call.attempts}"
@@ -290,6 +332,14 @@ class _Fold:
             if tag == COMPLETED and (call.state != "running" or is_new or attempt != call.attempts):
                 yield f"call {name}: attempt {attempt} completed without having started"
             yield from self._end(call, name, tag)
+
+    def _apply_to_breaker(self, call: Call, name: str, tag: int) -> Iterator[str]:
+        if tag == BREAKER_HALF_OPENED:
+            if call.state not in ("open", "waiting"):
+                yield f"the breaker lets call {name} through, which is {call.state}"
+            call.probing = True
+        elif call.attempts == 0 or (tag == BREAKER_OPENED and self._event[FIELDS] < 1):
+            yield f"call {name} changes its breaker without an attempt that ended"
 
     def _end(self, call: Call, name: str, tag: int) -> Iterator[str]:
         event = self._event
@@ -304,7 +354,13 @@ class _Fold:
         elif tag == CACHED:
             call.artifacts, call.taken = tuple(event[FIELDS + 2]), True
         elif tag == SKIPPED:
-            call.taken = event[FIELDS] == "condition"
+            # one that an input's condition left out has no identity, and is not taken but found out again
+            upstream, identity = [*event[FIELDS + 1 :], "", b""][:2]  # logs from before have less
+            call.taken = event[FIELDS] == "condition" and bool(identity)
+            if event[FIELDS] not in ("condition", "upstream"):
+                yield f"call {name} was skipped because of {event[FIELDS]!r}"
+            if event[FIELDS] == "upstream" and not upstream:
+                yield f"call {name} was skipped because of an input that has no name"
         if tag in (COMPLETED, CACHED):
             yield from self._exist(call.artifacts)
 

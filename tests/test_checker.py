@@ -236,6 +236,23 @@ EDITS: list[tuple[str, Callable[[list[list[Any]]], None], str]] = [
         lambda e: nth(e, STARTED).__setitem__(slice(None), [24, *nth(e, STARTED)[1:7], False]),
         "reused without",
     ),
+    ("an attempt after the fallback", lambda e: nth(e, RETRYING).__setitem__(0, 30), "fell back, and tag 21 follows"),
+    ("a fallback of nothing", lambda e: nth(e, RETRYING).__setitem__(0, 30), "does not say what it is"),
+    (
+        "a probe that never began",
+        lambda e: nth(e, STARTED).__setitem__(slice(None), [46, *nth(e, STARTED)[1:7]]),
+        "through, and tag 22 follows",
+    ),
+    (
+        "a breaker that nothing opened",
+        lambda e: nth(e, SCHEDULED).__setitem__(slice(None), [45, *nth(e, SCHEDULED)[1:7], 5, 30.0]),
+        "changes its breaker without an attempt",
+    ),
+    (
+        "skipped for no known reason",
+        lambda e: nth(e, STARTED).__setitem__(slice(None), [27, *nth(e, STARTED)[1:7], "mood"]),
+        "was skipped because of 'mood'",
+    ),
 ]
 
 

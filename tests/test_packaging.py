@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -57,6 +58,57 @@ def test_importing_treadle_imports_no_adapter_and_nothing_slow() -> None:
     assert unwanted.isdisjoint(loaded.split())
 
 
+HEAVY = (
+    # the loop and what it brings
+    "asyncio", "concurrent.futures", "logging", "selectors", "socket", "ssl", "subprocess",
+    # what only an open engine needs
+    "blake3", "hashlib", "msgspec", "pathlib", "pickle", "queue", "random", "secrets", "shutil", "sqlite3", "tempfile",
+    "uuid", "zlib",
+    # what only some programs need
+    "datetime", "decimal", "difflib", "importlib.metadata", "sysconfig", "zoneinfo",
+    "treadle.events", "treadle.storage", "treadle._runtime.run", "treadle._runtime.results",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("line", ["import treadle", "from treadle import Engine, context, current, pipeline, step"])
+def test_defining_steps_needs_neither_loop_nor_log(line: str) -> None:
+    program = f"""
+import sys
+before = set(sys.modules)
+{line}
+@treadle.step(retry=2, timeout="30s", cache=treadle.CachePolicy(expires_after="12h"))
+async def one(x: int) -> int:
+    return x
+@treadle.pipeline
+async def all_of_it() -> int:
+    return await one(1)
+treadle.Engine("somewhere")
+print(*(set(sys.modules) - before))
+""".replace(line, f"import treadle\n{line}")
+    loaded = set(_python(program).split())
+    assert {"treadle", "treadle.options"} <= loaded
+    assert loaded.isdisjoint(HEAVY), sorted(loaded.intersection(HEAVY))
+
+
+def test_an_import_of_treadle_loads_few_of_its_modules() -> None:
+    program = "import sys, treadle; print(*(name for name in sys.modules if name.partition('.')[0] == 'treadle'))"
+    assert len(_python(program).split()) <= 30
+
+
+def test_every_public_name_is_there_when_it_is_asked_for() -> None:
+    program = (
+        "import treadle; print(*(n for n in treadle.__all__ if n in dir(treadle) and getattr(treadle, n) is not None))"
+    )
+    names = _python(program).split()
+    assert names == sorted(names)
+    assert names == _python("from treadle import *; print(*(n for n in sorted(globals()) if n[0] != '_'))").split()
+
+
+def test_a_name_that_treadle_does_not_have_is_an_attribute_error() -> None:
+    program = "import treadle\ntry: treadle.nothing\nexcept AttributeError as error: print(error)"
+    assert _python(program).strip() == "module 'treadle' has no attribute 'nothing'"
+
+
 def test_importing_the_adapters_imports_none_of_their_libraries() -> None:
     unwanted = {"docker", "dask", "distributed"}
     loaded = _python("import sys, treadle_adapters; print(*{name.partition('.')[0] for name in sys.modules})")
@@ -107,3 +159,57 @@ def test_the_wheel_holds_both_typed_packages_and_nothing_else(tmp_path: Path) ->
     assert {"treadle/py.typed", "treadle_adapters/py.typed"} <= set(names)
     sources = {str(path.relative_to(root)) for root in SOURCES for path in root.rglob("*.py")}
     assert sources <= set(names)
+
+
+def _make_environment(place: Path) -> subprocess.CompletedProcess[str]:
+    command = ["make", "-C", str(ROOT), "--no-print-directory", f"VENV={place}", f"PYTHON={sys.executable}"]
+    return subprocess.run([*command, f"{place}/.made"], capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_leaves_a_folder_that_it_did_not_make_as_it_is(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "pyvenv.cfg").write_text("home = /usr/bin\n")
+    done = _make_environment(mine)
+    assert done.returncode != 0
+    assert f"{mine} is there and was not made by make, so it is left as it is." in done.stderr
+    assert "VENV=" in done.stderr
+    assert [entry.name for entry in mine.iterdir()] == ["pyvenv.cfg"]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
+    half = tmp_path / "half"
+    half.mkdir()
+    (half / ".making").touch()
+    (half / "rubble").touch()
+    done = _make_environment(half)
+    assert done.returncode == 0, done.stderr
+    assert {"bin", ".made"} <= {entry.name for entry in half.iterdir()}
+    assert not {".making", "rubble"} & {entry.name for entry in half.iterdir()}
+
+
+FIRST_RUN = """
+import sys, asyncio, treadle
+@treadle.step
+async def one() -> int:
+    return 1
+@treadle.pipeline
+async def flow() -> int:
+    return await one()
+async def main() -> None:
+    async with treadle.Engine(HOME) as engine:
+        (await engine.run(flow)).raise_for_failure()
+        print(*sys.modules)
+asyncio.run(main())
+"""
+
+
+def test_the_first_run_loads_what_it_needs_and_no_more(tmp_path: Path) -> None:
+    program = FIRST_RUN.replace("HOME", repr(str(tmp_path / "home")))
+    loaded = set(_python(program).split())
+    assert {"asyncio", "msgspec", "sqlite3", "treadle._runtime.lifecycle"} <= loaded
+    unneeded = {"aiosqlite", "fsspec", "structlog", "anyio", "shutil", "tempfile", "difflib", "sysconfig", "secrets"}
+    late = {"treadle._runtime.program", "treadle._runtime.wired", "treadle._core.wiring", "treadle._runtime.parallel"}
+    assert loaded.isdisjoint(unneeded | late), sorted(loaded.intersection(unneeded | late))

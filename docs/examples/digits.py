@@ -2,6 +2,7 @@
 
     python docs/examples/digits.py           trains, then asks again
     python docs/examples/digits.py --kill    trains, is killed in the middle, and goes on where it was
+    python docs/examples/digits.py --runtime process      trains in other processes; models and cache are the same
 
 The data are the 1,797 images that come with scikit-learn.
 """
@@ -68,26 +69,27 @@ def choose(models: list[Any], accuracies: list[float]) -> Any:
 
 
 @pipeline
-async def digits(kinds: list[str]) -> dict[str, float]:
-    parts = split.submit(load.submit())
-    models = train.map(kinds, unmapped(parts.output("training")))  # three threads, at once
-    accuracies = evaluate.map(models, unmapped(parts.output("testing")))  # each as soon as its model is there
+async def digits(kinds: list[str], runtime: str = "inline") -> dict[str, float]:
+    parts = split.with_options(runtime=runtime).submit(load.with_options(runtime=runtime).submit())
+    trained, tested = train.with_options(runtime=runtime), evaluate.with_options(runtime=runtime)
+    models = trained.map(kinds, unmapped(parts.output("training")))  # three threads (or processes), at once
+    accuracies = tested.map(models, unmapped(parts.output("testing")))  # each as soon as its model is there
     report = dict(zip(kinds, await accuracies, strict=True))  # waits only here
-    await choose.submit(models, accuracies)
+    await choose.with_options(runtime=runtime).submit(models, accuracies)
     return report
 
 
 # -- twice --------------------------------------------------------------------------------
 
 
-async def twice(home: Path) -> None:
+async def twice(home: Path, runtime: str) -> None:
     """Run the pipeline two times and compare."""
     async with Engine(home) as engine:
         print("The first time, everything is computed:\n")
-        first = await engine.run(digits, list(MODELS))
+        first = await engine.run(digits, list(MODELS), runtime)
         print(first, end="\n\n")
         print("The second time, nothing is:\n")
-        second = await engine.run(digits, list(MODELS))
+        second = await engine.run(digits, list(MODELS), runtime)
         print(second, end="\n\n")
         print("What came from what (+ computed, = from the cache):\n")
         print(second.to_text(), end="\n\n")
@@ -157,16 +159,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, default=Path(__file__).parents[2] / ".treadle" / "demo")
     parser.add_argument("--kill", action="store_true", help="kill it in the middle and resume it")
+    parser.add_argument("--runtime", default="inline", help="where steps run: inline, process, ...")
+    parser.add_argument("--keep", action="store_true", help="do not empty the home first")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.child:
         asyncio.run(train_until_killed(asked.home))
         return
-    shutil.rmtree(asked.home, ignore_errors=True)
+    if not asked.keep:
+        shutil.rmtree(asked.home, ignore_errors=True)
     if asked.kill:
         killed(asked.home)
     else:
-        asyncio.run(twice(asked.home))
+        asyncio.run(twice(asked.home, asked.runtime))
 
 
 if __name__ == "__main__":

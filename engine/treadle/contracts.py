@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, runtime_checkable
 
+import msgspec
+
 
 @runtime_checkable
 class Codec(Protocol):
@@ -82,6 +84,28 @@ class ArtifactStore(Protocol):
         ...
 
 
+@runtime_checkable
+class Route(Protocol):
+    """Where the outputs of some type go besides the engine's own store: a model registry, say.
+
+    ``Engine(routes={Model: route})`` has ``save`` called for every stored output that is a ``Model``, after its bytes
+    are stored and before the outcome is recorded; what it raises fails the attempt.
+
+    Obligations: ``save`` may be a ``def`` (it is called on a worker thread) or an ``async def`` (on the event loop);
+    it may be called for several artifacts at once; after a crash, or when the attempt is repeated, it is called again
+    for an equal value, under another version. An output that comes from the cache is not saved again.
+    """
+
+    def save(self, artifact: Any, value: Any) -> object:
+        """Take an output.
+
+        Args:
+            artifact: its ``treadle.Artifact``: name, version, digest, size, metadata; ``read()`` works already.
+            value: the value as the step returned it, a ``Model`` for example; not to be changed.
+        """
+        ...
+
+
 class Timer(Protocol):
     """Something that will happen, and can be called off."""
 
@@ -111,4 +135,173 @@ class Clock(Protocol):
 
     def call_later(self, seconds: float, fn: Callable[..., object], *args: Any) -> Timer:
         """Have a function called on the engine's loop after some time."""
+        ...
+
+
+# -- executors: where isolated steps are performed --------------------------------------------
+
+
+class Payload(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One value as bytes, as the engine stores it.
+
+    ``data`` holds a small one; ``location`` names a large one in the store of the attempt. ``digest`` is of the
+    content, ``checksum`` the BLAKE3 of the ``size`` stored bytes.
+    """
+
+    codec: str
+    digest: bytes
+    checksum: bytes
+    size: int
+    data: bytes | None = None
+    location: str = ""
+
+
+class Needs(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What an attempt may use: cores, bytes of memory, GPUs; 0 where the step names nothing."""
+
+    cpu: float = 0.0
+    memory: int = 0
+    gpu: int = 0
+    gpu_type: str = ""
+
+
+class Attempt(msgspec.Struct, frozen=True, array_like=True):
+    """One attempt of one call, as it travels to another process; no code does: the step is named, and imported there.
+
+    Attributes:
+        run_id, call, step, attempt: whose it is; ``attempt`` counts from 1.
+        token: the call's idempotency token (``treadle.current().token``).
+        module, qualname: the step's import path; ``module`` is ``"__main__"`` for a step of the program itself.
+        main: the program, the path of its file or ``"-m name"``; for ``__main__`` only, else ``""``.
+        code: the fingerprint of the step's code; a worker that has imported other code is of no use.
+        args, kwargs: the inputs. ``labels`` has the parameters of ``args``, then of ``kwargs``; ``linked`` those whose
+            value came from another call.
+        outputs: the declared names of outputs; ``()`` for one.
+        store, store_tmp: the folder where large inputs lie and large outputs go, and where those are begun.
+        started_at, timeout_s: seconds since 1970 at its start, and how long it may take.
+        needs: its resources.
+        group: the execution group, with the run's id before it; ``""`` for none.
+        allow_pickle: whether values may be pickled.
+    """
+
+    run_id: str
+    call: str
+    step: str
+    attempt: int
+    token: str
+    module: str
+    qualname: str
+    main: str = ""
+    code: bytes = b""
+    args: tuple[Payload, ...] = ()
+    kwargs: dict[str, Payload] = {}
+    labels: tuple[str, ...] = ()
+    linked: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    store: str = ""
+    store_tmp: str = ""
+    started_at: float = 0.0
+    timeout_s: float | None = None
+    needs: Needs = Needs()
+    group: str = ""
+    allow_pickle: bool = True
+
+
+class Output(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One output: its bytes, its type by name, what is known of it (msgpack), and a second name, if it has one."""
+
+    payload: Payload
+    type_name: str
+    metadata: bytes = b""
+    alias: str = ""
+
+
+class Performed(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """The body returned: one output per name, and in which shape they came (``""``, ``tuple``, ``list``, ``dict``)."""
+
+    outputs: tuple[Output, ...]
+    shape: str = ""
+    peak_rss_bytes: int | None = None
+    cpu_s: float | None = None
+
+
+class Raised(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """The body raised. ``type_name`` is ``module:Qualname``; ``arguments`` and ``state`` are in the default codec."""
+
+    type_name: str
+    message: str
+    traceback: str = ""
+    arguments: bytes = b""
+    state: bytes = b""
+    notes: tuple[str, ...] = ()
+    peak_rss_bytes: int | None = None
+    cpu_s: float | None = None
+
+
+class Sink(Protocol):
+    """Takes what a step says while it runs. Call it on the engine's loop."""
+
+    def say(self, level: str, message: str, stream: str) -> None:
+        """A line of ``"stdout"``, ``"stderr"`` or ``"log"``; the level as ``logging`` names it, in lower case."""
+        ...
+
+    def note(self, facts: bytes) -> None:
+        """What ``treadle.current().log_metadata`` was given, as a msgpack map."""
+        ...
+
+    def progress(self, done: float, total: float | None) -> None:
+        """What ``treadle.current().progress`` was given."""
+        ...
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Performs attempts somewhere else: in other processes, in containers, on a cluster.
+
+    An executor starts and stops workers, bounds what they may use, and carries messages; what a worker does with an
+    attempt is in ``treadle.worker``, the same everywhere. Everything else, from the cache over retries and timeouts to
+    the log, is the engine's. All methods are called on the engine's loop.
+
+    Obligations:
+
+    * ``perform`` may be called for ``slots`` attempts at once (``None``: any number), and never for more.
+    * When the task of ``perform`` is cancelled (a timeout, or a caller who gave up), the attempt is ended for good:
+      nothing of it runs any more when ``perform`` raises the ``CancelledError``, or at the latest some seconds later.
+    * A worker that dies is the error ``StepCrashed`` of the attempts on it, and of nothing else.
+    * What the step says is given to the sink while it runs, all of it before ``perform`` returns.
+    * ``close`` leaves nothing behind. If the engine's process dies, nothing is left 2 seconds later.
+
+    ``trusted`` says whether outputs come from this machine's own processes of this user: only such pickles are decoded.
+    """
+
+    @property
+    def trusted(self) -> bool:
+        """Whether its workers are trusted as the engine's own process is."""
+        ...
+
+    @property
+    def slots(self) -> int | None:
+        """How many attempts it performs at once."""
+        ...
+
+    async def open(self) -> None:
+        """Get ready; called before the first attempt, and again after ``close``.
+
+        Raises:
+            ExecutorUnavailable: it cannot work here.
+        """
+        ...
+
+    async def perform(self, attempt: Attempt, sink: Sink) -> Performed | Raised:
+        """Perform one attempt.
+
+        Raises:
+            StepCrashed: its worker died.
+            StepNotImportable: the worker does not find the step.
+            ExecutorUnavailable: it could not be tried.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End all workers and give everything back; attempts that are under way are lost."""
         ...

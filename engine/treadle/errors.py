@@ -72,6 +72,10 @@ class ValidationError(TreadleError):
     problems: tuple[str, ...]
 
 
+class PlaceholderUsed(ValidationError, TypeError):
+    """The function of a static pipeline needs a value that is known only when the pipeline runs."""
+
+
 class NotInRun(TreadleError, RuntimeError):
     """``submit``, ``map`` or ``current()`` was used where no run (or no step) is active."""
 
@@ -131,6 +135,31 @@ class RunNotFound(TreadleError, LookupError):
 
 class ArtifactNotFound(TreadleError, LookupError):
     """No artifact of that name (or version) is in this home."""
+
+
+class CallNotFound(TreadleError, KeyError):
+    """A result has no call, output or artifact of this name."""
+
+    __str__ = Exception.__str__  # KeyError shows its text as code
+
+
+class StepTypeError(TreadleError, TypeError):
+    """A step was given, or has returned, a value of another type than its annotation says; the step was not performed.
+
+    ``step`` names it, ``parameter`` the parameter (``"return"`` for what it returned), ``expected`` is the annotation,
+    ``got`` the class of the value.
+    """
+
+    step: str
+    parameter: str
+    expected: str
+    got: str
+
+
+class RouteNotFound(TreadleError, LookupError):
+    """An artifact lies at the route of a type that this engine has no route for; ``type_name`` is the type."""
+
+    type_name: str
 
 
 class MutatedInput(TreadleError, RuntimeError):
@@ -193,6 +222,13 @@ class RunFenced(TreadleError):
     run_id: str
 
 
+class RunElsewhere(TreadleError):
+    """Another engine of this home performs the run, so it cannot be cancelled from here; ``owner`` is its id."""
+
+    run_id: str
+    owner: str
+
+
 class ThreadsExhausted(TreadleError):
     """Too many worker threads are stuck in steps that timed out or were cancelled."""
 
@@ -212,16 +248,47 @@ class StepCrashed(TreadleError):
     oom: bool
 
 
+class WorkerProtocolError(StepCrashed):
+    """A worker sent what is no message of the protocol, or too large a one; it was killed."""
+
+    exit_code: int | None = None
+    signal: int | None = None
+    oom: bool = False
+
+
 class StepNotImportable(TreadleError):
     """An isolated step cannot be found by import path in another process."""
+
+
+class ExecutorUnavailable(TreadleError, RuntimeError):
+    """An executor cannot work here: its workers cannot be started, or speak another version of the protocol."""
 
 
 class ExecutorNotFound(TreadleError, LookupError):
     """No executor of that name is configured or installed."""
 
 
+class ResourcesExceeded(TreadleError, ValueError):
+    """A step asks for more than the engine has, and ``overcommit="error"`` refuses that.
+
+    ``step`` names it; ``asked`` and ``available`` have cores, bytes and GPUs by resource, of what is exceeded.
+    """
+
+    step: str
+    asked: dict[str, float]
+    available: dict[str, float]
+
+
 class CircuitOpen(TreadleError):
-    """A step's circuit breaker is open, so the attempt was not made."""
+    """A step's circuit breaker is open, so the attempt was not made.
+
+    ``retry_after_s`` is the time in seconds until it lets a probe through (0.0 while one is under way), ``step`` the
+    step, ``failures`` how many attempts in a row had failed.
+    """
+
+    retry_after_s: float = 0.0
+    step: str = ""
+    failures: int = 0
 
 
 # -- the log, the home and the artifacts --------------------------------------------------

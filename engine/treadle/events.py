@@ -71,6 +71,7 @@ class RunAccepted(Event, frozen=True, array_like=True, gc=False, tag=1, kw_only=
     codec: str = ""
     recoverable: bool = True
     options: bytes = b""
+    wired: bool = False
 
 
 class RunResumed(Event, frozen=True, array_like=True, gc=False, tag=2, kw_only=True):
@@ -129,13 +130,16 @@ class CallStarted(Event, frozen=True, array_like=True, gc=False, tag=21, kw_only
 
 
 class CallCompleted(Event, frozen=True, array_like=True, gc=False, tag=22, kw_only=True):
-    """The body returned and its outputs are stored; ``artifacts`` are their numbers."""
+    """The body returned and its outputs are stored; ``artifacts`` are their numbers.
+
+    ``peak_rss_bytes`` and ``cpu_s`` are what its attempts used, ``None`` where it was not measured.
+    """
 
     artifacts: tuple[int, ...] = ()
     duration_s: float = 0.0
     outputs: tuple[str, ...] = ()
-    peak_rss_bytes: int = 0
-    cpu_s: float = 0.0
+    peak_rss_bytes: int | None = None
+    cpu_s: float | None = None
 
 
 class CallCached(Event, frozen=True, array_like=True, gc=False, tag=23, kw_only=True):
@@ -163,18 +167,30 @@ class CallRetrying(Event, frozen=True, array_like=True, gc=False, tag=25, kw_onl
 
 
 class CallFailed(Event, frozen=True, array_like=True, gc=False, tag=26, kw_only=True):
-    """The last attempt failed; ``inputs`` keeps its small plain arguments: (parameter, codec, bytes) in msgpack."""
+    """The last attempt failed; ``inputs`` keeps its small plain arguments: (parameter, codec, bytes) in msgpack.
+
+    ``peak_rss_bytes`` and ``cpu_s`` are as in ``CallCompleted``.
+    """
 
     failure: Failure
     duration_s: float = 0.0
     inputs: bytes = b""
+    peak_rss_bytes: int | None = None
+    cpu_s: float | None = None
 
 
 class CallSkipped(Event, frozen=True, array_like=True, gc=False, tag=27, kw_only=True):
-    """The call was not performed, because of ``reason``: ``"upstream"`` or ``"condition"``."""
+    """The call was not performed, because of ``reason``: ``"upstream"`` or ``"condition"``.
+
+    ``upstream`` is the call whose failure or condition it was, if not its own. A skip by its own condition says what
+    the call is (see ``CallStarted``), so that a resume can take it over.
+    """
 
     reason: str
     upstream: str = ""
+    identity: bytes = b""
+    code: bytes = b""
+    inputs: tuple[Input, ...] = ()
 
 
 class CallCancelled(Event, frozen=True, array_like=True, gc=False, tag=28, kw_only=True):
@@ -185,6 +201,28 @@ class CallCancelled(Event, frozen=True, array_like=True, gc=False, tag=28, kw_on
 
 class CallInterrupted(Event, frozen=True, array_like=True, gc=False, tag=29, kw_only=True):
     """The call was cut off by the end of its engine."""
+
+
+class CallFellBack(Event, frozen=True, array_like=True, gc=False, tag=30, kw_only=True):
+    """The last attempt failed, or the breaker let none through, and the step's fallback takes over.
+
+    The other fields are those of ``CallStarted``: perhaps no attempt began.
+    """
+
+    failure: Failure
+    identity: bytes = b""
+    code: bytes = b""
+    inputs: tuple[Input, ...] = ()
+    key: bytes = b""
+
+
+class CallsCancelled(Event, frozen=True, array_like=True, gc=False, tag=31, kw_only=True):
+    """A map was cancelled before its last ``count`` calls, from number ``first`` on, were made; one fact for all."""
+
+    map: str
+    of: str
+    first: int
+    count: int
 
 
 # -- remarks ------------------------------------------------------------------------------
@@ -222,11 +260,36 @@ class DamageFound(Event, frozen=True, array_like=True, gc=False, tag=44, kw_only
     reason: str = ""
 
 
+class BreakerOpened(Event, frozen=True, array_like=True, gc=False, tag=45, kw_only=True):
+    """A step's circuit breaker opened: ``failures`` attempts in a row have failed, or the probe has (then it is 1)."""
+
+    failures: int
+    recovery_s: float = 0.0
+
+
+class BreakerHalfOpened(Event, frozen=True, array_like=True, gc=False, tag=46, kw_only=True):
+    """A step's circuit breaker lets this call's attempt through, to see whether things are well again."""
+
+
+class BreakerClosed(Event, frozen=True, array_like=True, gc=False, tag=47, kw_only=True):
+    """The probe of a step's circuit breaker succeeded: all attempts are let through again."""
+
+
+class ResourcesClamped(Event, frozen=True, array_like=True, gc=False, tag=50, kw_only=True):
+    """A step asks for more than the engine has, so each of its calls takes all there is; told once per step and run.
+
+    ``clamped`` has, for each resource, its name, what was asked for and what there is: cores, bytes, GPUs.
+    """
+
+    clamped: tuple[tuple[str, float, float], ...] = ()
+
+
 AnyEvent = (
     RunAccepted | RunResumed | RunSucceeded | RunFailed | RunCancelled | RunInterrupted
     | CallScheduled | CallStarted | CallCompleted | CallCached | CallReused | CallRetrying | CallFailed
-    | CallSkipped | CallCancelled | CallInterrupted
+    | CallSkipped | CallCancelled | CallInterrupted | CallFellBack | CallsCancelled
     | Logged | MetadataLogged | Progressed | ThreadAbandoned | DamageFound
+    | BreakerOpened | BreakerHalfOpened | BreakerClosed | ResourcesClamped
 )  # fmt: skip
 
 RunEnded = RunSucceeded | RunFailed | RunCancelled | RunInterrupted

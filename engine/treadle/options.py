@@ -8,14 +8,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 
+from treadle._record import record
 from treadle.errors import OptionError
+from treadle.limits import Rate, Resources
 
 if TYPE_CHECKING:
+    from datetime import timedelta
     from pathlib import PurePath
 
 
@@ -35,13 +37,13 @@ UNSET: Final = Unset.UNSET
 
 FailureMode = Literal["fail_fast", "stop", "continue"]
 Durability = Literal["strict", "relaxed", "memory"]
-Duration = float | int | str | timedelta
+Duration: TypeAlias = "float | int | str | timedelta"
 
 FAILURE_MODES: Final = ("fail_fast", "stop", "continue")
 DURABILITIES: Final = ("strict", "relaxed", "memory")
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d|w)\s*")
+_DURATION = r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d|w)\s*"
 _SIZES = {
     "": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "tb": 1000**4,
     "kib": 1024, "mib": 1024**2, "gib": 1024**3, "tib": 1024**4,
@@ -54,16 +56,19 @@ def seconds(value: object, option: str = "duration") -> float:
     Raises:
         OptionError: if it is none of these, or negative, or not finite.
 
+    >>> from datetime import timedelta
     >>> seconds("1.5h"), seconds(2), seconds(timedelta(minutes=1))
     (5400.0, 2.0, 60.0)
     """
     number: float | None = None
-    if isinstance(value, timedelta):
-        number = value.total_seconds()
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
         number = float(value)
-    elif isinstance(value, str) and (match := _DURATION.fullmatch(value)):
+    elif isinstance(value, str) and (match := re.fullmatch(_DURATION, value)):
         number = float(match[1]) * _UNITS[match[2]]
+    else:
+        from datetime import timedelta  # the module takes longer to load than all of this one
+
+        number = value.total_seconds() if isinstance(value, timedelta) else None
     if number is None or not math.isfinite(number) or number < 0:
         raise OptionError(
             f"{option}={value!r} is not a duration",
@@ -94,16 +99,48 @@ def check_known(given: Iterable[str], known: Sequence[str], what: str) -> None:
     """Refuse option names that do not exist, with the nearest name that does."""
     for name in given:
         if name not in known:
-            import difflib  # only a mistake pays for it
-
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the options are: {', '.join(sorted(known))}"
+            hint = nearest(name, known) or f"the options are: {', '.join(sorted(known))}"
             raise OptionError(f"{what} has no option {name!r}", fix=hint, option=name)
+
+
+_ELSEWHERE = {
+    "concurrency": "max_in_flight", "cpu": "resources", "deadline": "timeout", "env": "runtime", "executor": "runtime",
+    "gpu": "resources", "gpu_count": "resources", "group": "execution_group", "label": "tags", "labels": "tags",
+    "max_attempts": "retry", "max_concurrency": "max_in_flight", "max_retries": "retry", "memory": "resources",
+    "meta": "metadata", "on_error": "failure_mode", "params": "context", "parallelism": "max_in_flight",
+    "rate_limit": "rate", "retries": "retry", "upstream": "after", "wait_for": "after",
+}  # fmt: skip
+"""What other engines call it."""
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """A hint at the known name that a wrong one may have meant; empty if there is none.
+
+    >>> nearest("timeouts", ("retry", "timeout")), nearest("max_retries", ("retry", "timeout"))
+    ("did you mean 'timeout'?", "did you mean 'retry'?")
+    """
+    import difflib  # only a mistake pays for it
+
+    names, text = tuple(known), str(name)
+    meant = _ELSEWHERE.get(text)
+    near = [meant] if meant in names else difflib.get_close_matches(text, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else ""
 
 
 def check_whole(value: object, least: int, option: str) -> None:
     """Refuse what is no whole number, or is too small."""
     _check(_is_int(value, least), option, value, f"a whole number from {least}")
+
+
+def check_flag(value: object, option: str) -> None:
+    """Refuse what is neither True nor False."""
+    _check(isinstance(value, bool), option, value, "True or False")
+
+
+def check_place(value: object, option: str, wanted: str) -> None:
+    """Refuse what is no path, and an empty one."""
+    is_path = isinstance(value, (str, bytes)) or hasattr(value, "__fspath__")
+    _check(value is None or (is_path and value not in ("", b"")), option, value, wanted)
 
 
 def _check(ok: bool, option: str, value: object, wanted: str) -> None:
@@ -136,7 +173,7 @@ def _several(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, (tuple, list)) else (value,)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Retry:
     """How often and how patiently a failed attempt is tried again.
 
@@ -200,7 +237,7 @@ class Retry:
         return cls(max_attempts=value + 1)
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CachePolicy:
     """What a step's cache key is made of, and how long an entry lives.
 
@@ -265,7 +302,7 @@ class CachePolicy:
         return value
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Keep:
     """How much history a home keeps: runs younger than ``runs_for``, artifacts up to ``bytes``.
 
@@ -285,6 +322,11 @@ class Keep:
             object.__setattr__(self, "runs_for", seconds(self.runs_for, "runs_for"))
         if self.bytes is not None:
             object.__setattr__(self, "bytes", size_bytes(self.bytes, "bytes"))
+
+    @staticmethod
+    def check(value: object) -> None:
+        """Refuse what is neither a ``Keep`` nor ``None``."""
+        _check(value is None or isinstance(value, Keep), "keep", value, "Keep(runs_for='30d', bytes='10GB') or None")
 
 
 def _names(value: object, option: str) -> tuple[str, ...]:
@@ -336,15 +378,46 @@ def _runtime(value: object) -> str:
     return str(value)
 
 
+def _execution_group(value: object) -> Any:
+    _check(value is None or (isinstance(value, str) and bool(value.strip())), "execution_group", value, "a name")
+    return value
+
+
 def _version(value: object) -> str | None:
     _check(value is None or isinstance(value, (str, int)), "version", value, "a text or a number")
     return None if value is None else str(value)
 
 
-def _metadata(value: Any) -> Mapping[str, Any]:
-    texts = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
-    _check(texts, "metadata", value, "a dict with text keys")
-    return dict(value)
+def _metadata(value: object) -> Mapping[str, Any]:
+    _check(isinstance(value, Mapping), "metadata", value, "a dict with text keys")
+    copy: dict[str, Any] = _plain(value, "metadata", ())
+    return copy
+
+
+def _plain(value: Any, path: str, inside: tuple[int, ...]) -> Any:
+    """Copy what JSON can say; name the place of what it cannot."""
+    if value is None or isinstance(value, (bool, str, float)) or (isinstance(value, int) and -(2**63) <= value < 2**64):
+        return value
+    why = f"it is of type {type(value).__name__}"
+    if isinstance(value, (Mapping, list, tuple)):
+        if id(value) not in inside:
+            below = (*inside, id(value))
+            if not isinstance(value, Mapping):
+                return [_plain(item, f"{path}[{place}]", below) for place, item in enumerate(value)]
+            wrong = next((key for key in value if not isinstance(key, str)), None)
+            if wrong is None:
+                return {key: _plain(item, f"{path}[{key!r}]", below) for key, item in value.items()}
+            path, why = f"{path}[{wrong!r}]", f"a key is of type {type(wrong).__name__}"
+        else:
+            why = "it contains itself"
+    elif isinstance(value, int):
+        why = "it has more than 64 bits"
+    raise OptionError(
+        f"{path} is not plain data",
+        why=why,
+        fix="give numbers, texts, True, False, None, and lists and dicts (with text keys) of such",
+        option="metadata",
+    )
 
 
 def _step_name(value: object) -> str | None:
@@ -364,6 +437,12 @@ def _idempotency_key(value: object) -> Any:
     return value
 
 
+def _context(value: Any) -> Mapping[str, Any]:
+    names = isinstance(value, Mapping) and all(isinstance(name, str) and name.isidentifier() for name in value)
+    _check(names, "context", value, "context(name=value), or a dict whose keys are names of parameters")
+    return dict(value)
+
+
 def _kept(value: object) -> Any:
     return value
 
@@ -375,8 +454,11 @@ _STEP_READERS: dict[str, Callable[[object], Any]] = {
     "cache": CachePolicy.of,
     "retry": Retry.of,
     "timeout": _timeout,
+    "resources": Resources.of,
+    "execution_group": _execution_group,
     "runtime": _runtime,
     "max_in_flight": _limit("max_in_flight"),
+    "rate": Rate.of,
     "persist": _flag("persist"),
     "version": _version,
     "tags": lambda value: _names(value, "tags"),
@@ -392,6 +474,8 @@ _PIPELINE_READERS: dict[str, Callable[[object], Any]] = {
     "cache": CachePolicy.of,
     "retry": Retry.of,
     "tags": lambda value: _names(value, "tags"),
+    "static": _flag("static"),
+    "context": _context,
     "debug": _flag("debug"),
     "idempotency_key": _idempotency_key,
     "engine": _kept,
@@ -413,7 +497,7 @@ def _over(base: _Options, top: _Options) -> _Options:
     return type(base)(**{name: getattr(base, name) for name in names} | changed) if changed else base
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class StepOptions:
     """The options of one step or call; each may be unset, so that another level can decide."""
 
@@ -423,8 +507,11 @@ class StepOptions:
     cache: CachePolicy | None | Unset = UNSET
     retry: Retry | Unset = UNSET
     timeout: float | None | Unset = UNSET
+    resources: Resources | None | Unset = UNSET
+    execution_group: str | None | Unset = UNSET
     runtime: str | Unset = UNSET
     max_in_flight: int | None | Unset = UNSET
+    rate: Rate | None | Unset = UNSET
     persist: bool | Unset = UNSET
     version: str | None | Unset = UNSET
     tags: tuple[str, ...] | Unset = UNSET
@@ -445,7 +532,7 @@ class StepOptions:
         return _over(self, top)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(kw_only=True)
 class PipelineOptions:
     """The options of one pipeline or of one call of it; each may be unset."""
 
@@ -456,6 +543,8 @@ class PipelineOptions:
     cache: CachePolicy | None | Unset = UNSET
     retry: Retry | Unset = UNSET
     tags: tuple[str, ...] | Unset = UNSET
+    static: bool | Unset = UNSET
+    context: Mapping[str, Any] | Unset = UNSET
     debug: bool | Unset = UNSET
     idempotency_key: str | None | Unset = UNSET
     engine: Any = field(default=UNSET, compare=False)
@@ -466,5 +555,8 @@ class PipelineOptions:
         return _read(cls, given, _PIPELINE_READERS, what)
 
     def over(self, top: PipelineOptions) -> PipelineOptions:
-        """These options, with those that ``top`` sets laid over them."""
-        return _over(self, top)
+        """These options, with those that ``top`` sets laid over them; of two contexts, value by value."""
+        both = _over(self, top)
+        if self.context is UNSET or top.context is UNSET:
+            return both
+        return replace(both, context={**self.context, **top.context})

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from treadle import CachePolicy, pipeline, step
+from treadle._core import fingerprint
 
 SOURCE = """
     from treadle import CachePolicy, pipeline, step
@@ -85,8 +88,7 @@ def test_a_change_in_this_process_is_seen(home: Any, write: Any, monkeypatch: py
 def test_a_changed_version_is_told_from_changed_code(home: Any, write: Any) -> None:
     home.value(load(write, options="(version='1')").p, 5)
     found = explained(home, load(write, inner=9, options="(version='2')").work, 5)
-    assert not found.hit
-    assert "version=" in str(found)
+    assert found.reasons == ("version changed from '1' to '2'",)
     assert explained(home, load(write, inner=9, options="(version='1')").work, 5).hit
 
 
@@ -105,7 +107,7 @@ def test_changed_files_are_told(home: Any, tmp_path: Path) -> None:
     home.value(p)
     assert explained(home, f).hit
     path.write_text("b")
-    assert "files=" in str(explained(home, f))
+    assert explained(home, f).reasons == (f"content of file {path} changed",)
 
 
 def test_other_closure_values_are_told(home: Any) -> None:
@@ -122,7 +124,83 @@ def test_other_closure_values_are_told(home: Any) -> None:
 
     home.value(p)
     assert explained(home, make("xgb")).hit
-    assert "closes over" in str(explained(home, make("rf")))
+    assert explained(home, make("rf")).reasons == ("closure variable kind changed",)
+
+
+def policied(fn: Any, policy: Any, **options: Any) -> Any:
+    return step(cache=policy, **options)(fn)
+
+
+def record(home: Any, work: Any, *args: Any) -> None:
+    @pipeline
+    def p() -> Any:
+        return work(*args)
+
+    home.value(p)
+
+
+def test_a_changed_policy_is_told_by_what_it_looks_at(home: Any, write: Any) -> None:
+    fn = load(write).work.fn
+    record(home, policied(fn, "code_hash"), 5)
+    assert explained(home, policied(fn, "input_hash"), 5).reasons == (
+        "what the cache looks at changed from code and inputs to inputs",
+    )
+    assert explained(home, policied(fn, CachePolicy(ignore="y")), 5).reasons == ("leaving out input y is new",)
+    by_key = explained(home, policied(fn, CachePolicy(key=lambda inputs: str(inputs["x"]))), 5)
+    assert "key function is new" in str(by_key)
+    assert explained(home, policied(fn, "code_hash"), 5).hit
+
+
+def test_a_key_function_that_gives_another_text_is_told(home: Any, write: Any) -> None:
+    keyed = policied(load(write).work.fn, CachePolicy(key=lambda inputs: str(inputs["x"] % 2)))
+    record(home, keyed, 5)
+    assert explained(home, keyed, 7).hit
+    assert explained(home, keyed, 6).reasons == ("its cache policy's key function gave another text",)
+
+
+def test_other_outputs_and_defaults_are_told(home: Any, write: Any) -> None:
+    record(home, load(write).work, 5)
+    other = load(write, options="(outputs=('work',))").work
+    assert explained(home, other, 5).hit
+    text = SOURCE.format(factor=2, inner=3, options="").replace("y=1", "y=2")
+    changed = explained(home, write(text).work, 5)
+    assert "default y changed" in str(changed)
+    assert "default y changed" in explained(home, write(text).work, 5, y=1).reasons
+
+
+def test_several_changes_are_all_told(home: Any, write: Any) -> None:
+    record(home, load(write, options="(version='1')").work, 5)
+    found = explained(home, load(write, options="(version='2', cache='input_hash')").work, 6)
+    assert set(found.reasons) == {
+        "version changed from '1' to '2'",
+        "what the cache looks at changed from code and inputs to inputs",
+        "input x changed",
+    }
+
+
+def test_another_python_is_told(home: Any, write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = load(write)
+    home.value(module.p, 5)
+    now = f"{sys.version_info.major}.{sys.version_info.minor}"
+    monkeypatch.setattr(fingerprint, "sys", SimpleNamespace(version_info=SimpleNamespace(major=3, minor=99)))
+    assert f"python changed from {now} to 3.99" in explained(home, load(write).work, 5).reasons
+
+
+def test_an_outcome_that_was_recorded_without_the_cache_is_told(home: Any, write: Any) -> None:
+    fn = load(write).work.fn
+    record(home, policied(fn, False), 5)
+    assert "cache=False" in str(explained(home, policied(fn, True), 5))
+
+
+def test_what_keys_were_made_of_is_forgotten_with_the_last_entry(home: Any, write: Any) -> None:
+    async def main() -> tuple[int, int]:
+        async with home.engine() as engine:
+            await engine.run(load(write).p, 5)
+            before = len(engine.archive.manifests_from(b"plan:"))
+            await engine.prune(keep_last=0)
+            return before, len(engine.archive.manifests_from(b"plan:"))
+
+    assert home.drive(main()) == (1, 0)
 
 
 def test_reasons_for_never_being_cached(home: Any, write: Any) -> None:

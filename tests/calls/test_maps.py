@@ -361,6 +361,26 @@ def test_a_reduce_of_a_failed_map_is_skipped_and_its_awaiter_has_seen_every_fail
     assert result.step_results["total"].status == "skipped"
 
 
+@pytest.mark.parametrize("count", [0, 3, 3000])
+def test_a_map_over_a_generator_in_a_thread_is_refused_a_length_however_short_it_is(stage: Any, count: int) -> None:
+    @pipeline
+    def maps() -> tuple[list[str], int, int]:
+        m, texts = inc.map(iter(range(count))), []
+        inc.submit(1).result()  # by now a short input was read to its end
+        for use in (len, list, lambda m: m[0]):
+            try:
+                use(m)
+            except TypeError as error:
+                texts.append(str(error))
+        values = m.result()
+        return texts, len(values), len(m)
+
+    texts, *lengths = stage.value(maps)
+    assert lengths == [count, count]
+    assert len(texts) == 3
+    assert all("before it was awaited: `await` it" in text and ".result()" in text for text in texts)
+
+
 def test_product_makes_a_call_per_combination_the_last_input_fastest(stage: Any) -> None:
     @pipeline
     async def maps() -> tuple[Any, ...]:

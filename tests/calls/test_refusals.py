@@ -121,18 +121,12 @@ def test_a_builtin_without_a_signature_is_refused() -> None:
     assert "signature" in refusal(lambda: step(max))
 
 
-def test_functions_wrapped_and_partial_functions_can_be_steps() -> None:
-    @functools.lru_cache
-    def cached(x: int) -> int:
-        return x + 1
-
+def test_wrapped_functions_and_lambdas_can_be_steps() -> None:
     @functools.wraps(body)
     def wrapper(*args: int) -> int:
         return body(*args) * 10
 
-    assert step(cached)(1) == 2
     assert step(wrapper)(1) == 10
-    assert step(name="bigger")(functools.partial(body, x=5))() == 5
     assert step(lambda: 3)() == 3
 
 
@@ -157,7 +151,7 @@ def test_an_unknown_option_names_the_nearest_one(name: str, near: str) -> None:
 def test_an_unknown_option_that_is_near_nothing_lists_them_all() -> None:
     text = refusal(lambda: step(colour="red"))  # type: ignore[call-overload]
     assert "@step has no option 'colour'" in text
-    assert "cache, inputs" in text
+    assert "after, cache, " in text
 
 
 def test_with_options_refuses_what_the_decorator_refuses() -> None:

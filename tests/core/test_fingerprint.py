@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from treadle._core.fingerprint import Fingerprint, explain, fingerprint
+from treadle._core.fingerprint import Fingerprint, code_digest, explain, fingerprint
 from treadle._runtime.source import ModuleSource
 
 Write = Callable[..., ModuleType]
@@ -583,3 +583,19 @@ def test_a_partial_counts_by_its_function_and_arguments(write: Write) -> None:
     one, again, two = (functools.partial(module.work, n) for n in (1, 1, 2))
     assert fingerprint_of(one).digest == fingerprint_of(again).digest
     assert fingerprint_of(module.work).digest != fingerprint_of(two).digest
+
+
+def test_a_library_s_function_as_a_value_counts_by_name() -> None:
+    """Else a value that holds one, as a pandas Series does, would have its whole library read."""
+    import hypothesis.strategies
+
+    class Reader:
+        def is_project(self, name: str) -> bool:
+            return False
+
+        def __getattr__(self, name: str) -> Any:
+            raise AssertionError(f"{name} of a library was asked for")
+
+    found = code_digest(hypothesis.strategies.text, Reader(), lambda value: b"")
+    assert found == code_digest(hypothesis.strategies.text, Reader(), lambda value: b"")
+    assert found != code_digest(hypothesis.strategies.binary, Reader(), lambda value: b"")

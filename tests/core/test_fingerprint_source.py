@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import json
@@ -263,3 +264,42 @@ def test_a_module_that_was_not_loaded_when_first_asked_for_keeps_its_text_when_i
 
 def test_functions_of_the_standard_library_have_source_too() -> None:
     assert (ModuleSource().source(json.dumps) or "").startswith("def dumps(")
+
+
+IMPORTS = {
+    "at the margin": "import json, os.path as paths\nfrom os import (\n    path,  # (\n    sep as slash,\n)\n",
+    "under a condition": "if True:\n    import json\n    import os.path as paths\n    from os import path\n",
+    "with an alternative": "try:\n    import json, os.path as paths\n    from os import path\nexcept OSError: ...\n",
+}
+CALLING = """
+
+def through_a_module(x):
+    return json.dumps(x), paths.join(x)
+
+class Saved:
+    def through_an_alias(self):
+        return path.join("a"), (lambda: json.dumps(1))
+"""
+
+
+# Python compiles `json.dumps(x)` in another way where `json` is imported by the same file.
+@pytest.mark.parametrize("imports", IMPORTS.values(), ids=list(IMPORTS))
+def test_a_call_through_an_imported_module_hides_no_source(path: Path, imports: str) -> None:
+    module, reader = load(path, imports + CALLING), ModuleSource()
+    assert str(reader.source(module.through_a_module)).startswith("def through_a_module(x):\n")
+    assert str(reader.source(module.Saved.through_an_alias)).strip().startswith("def through_an_alias(self):\n")
+
+
+def test_a_functions_block_is_enough_to_find_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[int] = []
+    parse = ast.parse
+
+    def counting(text: str, *args: Any, **kwargs: Any) -> ast.AST:
+        parsed.append(len(text.strip()))
+        return parse(text, *args, **kwargs)
+
+    filler = "".join(f"def other_{i}(x):\n    return {i}\n\n" for i in range(500))
+    module = load(path, "import json\n" + filler + "def work(x):\n    return json.dumps(x)\n")
+    monkeypatch.setattr(ast, "parse", counting)
+    assert ModuleSource().source(module.work) == "def work(x):\n    return json.dumps(x)\n"
+    assert sum(parsed) < 200

@@ -25,7 +25,8 @@ def table(text: str, number: int) -> dict[str, str]:
     """One of the printed tables of results: the status of each row."""
     begins = [match.start() for match in re.finditer(r"^digits \w+ in ", text, re.MULTILINE)]
     lines = text[begins[number] :].split("\n\n")[0].splitlines()[3:]
-    return {line.split()[0]: line.split()[1] for line in lines}
+    ends = next(index for index, line in enumerate(lines) if " calls: " in line)
+    return {line.split()[0]: line.split()[1] for line in lines[:ends]}
 
 
 CALLS = {"load", "split", "train[3]", "evaluate[3]", "choose"}
@@ -60,3 +61,16 @@ def test_the_killed_demo_goes_on_where_its_log_ends(root: Path, environment: dic
     assert reused >= 3  # load, split and the model that it was killed after
     assert made >= 1
     assert reused + made == 9
+
+
+@pytest.mark.slow
+def test_processes_train_the_same_models_and_share_the_cache(
+    root: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    text = demo(root, environment, tmp_path, "--runtime", "process")
+    assert table(text, 0) == dict.fromkeys(CALLS, "succeeded")
+    assert table(text, 1) == dict.fromkeys(CALLS, "cached")
+    assert "read all 1,797 images the same." in text
+    inline = demo(root, environment, tmp_path, "--keep")
+    assert table(inline, 0) == dict.fromkeys(CALLS, "cached")
+    assert re.findall(r"([\d.]+)%", inline) == re.findall(r"([\d.]+)%", text)

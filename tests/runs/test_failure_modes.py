@@ -422,3 +422,95 @@ async def test_with_options_changes_the_failure_mode_of_one_run(home: str) -> No
         result = await engine.run(two.with_options(failure_mode="continue"))
         assert result.status == "failed"
         assert calls(result) == {"fails": "failed", "adds": "succeeded", "adds_2": "succeeded"}
+
+
+# -- calls that were not made yet ---------------------------------------------------------
+
+
+@step(cache=False)
+async def fails_at_ten(x: int) -> int:
+    if x == 10:
+        raise ValueError(x)
+    await asyncio.Event().wait()
+    return x
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("mode", ["fail_fast", "stop"])
+async def test_every_call_of_a_map_has_a_result_although_not_all_were_made(home: str, mode: str) -> None:
+    made: list[int] = []
+    has_failed = asyncio.Event()
+
+    @step(cache=False, max_in_flight=1)
+    async def one_by_one(x: int) -> int:
+        made.append(x)
+        if x == 10:
+            raise ValueError(x)
+        if x > 10:
+            await has_failed.wait()
+        return x
+
+    @pipeline(failure_mode=mode)  # type: ignore[arg-type]
+    async def wide() -> list[int]:
+        try:
+            return await one_by_one.map(range(3000))
+        finally:
+            has_failed.set()
+
+    async with Engine(home) as engine:
+        result = await engine.run(wide)
+        assert result.status == "failed"
+        found = calls(result)
+    assert len(found) == 3000
+    statuses = [found[f"one_by_one[{index}]"] for index in range(3000)]
+    assert statuses[:11] == ["succeeded"] * 10 + ["failed"]
+    assert len(made) <= 20
+    assert {found[f"one_by_one[{index}]"] for index in range(20, 3000)} == {"cancelled"}
+    assert result.step_results["one_by_one[2999]"].step == "one_by_one"
+
+
+@pytest.mark.asyncio
+async def test_a_map_that_is_cancelled_at_once_has_settled_results_for_all_its_items(home: str) -> None:
+    @pipeline
+    async def wide() -> tuple[int, set[str]]:
+        futures = fails_at_ten.map(range(11, 5000))
+        futures.cancel()
+        results = await futures.settled()
+        return len(results), {result.status for result in results}
+
+    async with Engine(home) as engine:
+        result = await engine.run(wide)
+    assert result.value == (4989, {"cancelled"})
+
+
+class Broken:
+    """By its type alone it is part of a fingerprint."""
+
+    numbers = frozenset({3})
+
+
+broken = Broken()
+
+
+@step(cache=False, max_in_flight=1)
+async def mended(x: int) -> int:
+    if x in broken.numbers:
+        raise ValueError(x)
+    return x
+
+
+@pipeline
+async def mended_map() -> list[int]:
+    return await mended.map(range(500))
+
+
+@pytest.mark.asyncio
+async def test_calls_that_were_not_made_are_made_by_a_resume(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Engine(home) as engine:
+        failed = await engine.run(mended_map)
+        assert failed.status == "failed"
+        monkeypatch.setattr(broken, "numbers", frozenset(), raising=False)
+        resumed = await engine.resume(failed.run_id)
+        assert resumed.value == list(range(500))
+        assert list(calls(resumed).values()) == ["succeeded"] * 500
+        assert [call.reused for call in resumed.step_results.values()].count(True) >= 3

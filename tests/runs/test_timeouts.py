@@ -19,6 +19,35 @@ SOON_S = 0.5
 """How late an answer may come on a busy machine."""
 
 
+@pytest.mark.asyncio
+async def test_a_body_that_blocks_the_loop_past_its_deadline_has_timed_out(home: str) -> None:
+    attempts: list[float] = []
+
+    @step(timeout=0.01, retry=1, cache=False)
+    async def blocking() -> int:
+        attempts.append(1)
+        time.sleep(0.02)  # noqa: ASYNC251  # that is what it does wrong
+        return 1
+
+    @step(timeout=10, cache=False)
+    async def in_time() -> int:
+        time.sleep(0.02)  # noqa: ASYNC251
+        return 2
+
+    @pipeline
+    async def two() -> tuple[int, int]:
+        return await in_time(), await blocking()
+
+    async with Engine(home) as engine:
+        result = await engine.run(two)
+    assert isinstance(result.error, StepTimeout)
+    assert {name: call.status for name, call in result.step_results.items()} == {
+        "in_time": "succeeded",
+        "blocking": "failed",
+    }
+    assert len(attempts) == 2
+
+
 def test_an_async_body_is_cancelled_at_its_deadline(drive: Drive, home: str) -> None:
     cleaned: list[bool] = []
 

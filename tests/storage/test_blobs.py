@@ -25,7 +25,8 @@ from treadle.contracts import ArtifactStore
 from treadle.errors import ArtifactDamaged, ArtifactStoreError, OptionError
 from treadle.storage import failpoints
 from treadle.storage.blob_checks import location_of
-from treadle.storage.blobs import FsspecBlobs, LocalBlobs, open_blobs
+from treadle.storage.blobs import LocalBlobs, open_blobs
+from treadle.storage.fsspec_blobs import FsspecBlobs
 from treadle.storage.home import prepare_home, sweep_tmp
 
 DATA = bytes(range(256)) * 300

@@ -16,24 +16,37 @@ from typing import Any, assert_type
 from treadle import (
     Artifact,
     CachePolicy,
+    CircuitBreaker,
+    Dataset,
     EncodeError,
     Engine,
     Keep,
     MapFuture,
+    Metrics,
+    Model,
+    Pipeline,
+    Resources,
     Retry,
     RunHandle,
     RunResult,
     StepFuture,
     StepResult,
     TreadleError,
+    amap,
+    context,
     current,
+    on_failure,
+    parallel_map,
     pipeline,
+    retry,
     step,
+    unless,
     unmapped,
+    when,
 )
 from treadle._runtime.step import AsyncStep, Step, SyncStep
-from treadle.contracts import Clock, Codec
-from treadle.errors import OptionError, RunCancelled, StepTimeout, UnobservedFailure, ValidationError
+from treadle.contracts import Clock, Codec, Route
+from treadle.errors import CircuitOpen, OptionError, RunCancelled, StepTimeout, UnobservedFailure, ValidationError
 from treadle.events import CallCompleted, CallRetrying, Event, Logged, RunSucceeded
 from treadle.testing import VirtualClock, memory_engine
 
@@ -90,8 +103,57 @@ def untyped(text: str) -> Any:
 def nothing() -> None: ...
 
 
+@step
+@retry(max_attempts=3, delay="100ms", backoff=2.0, max_delay=timedelta(minutes=1), jitter=False, on=(OSError,))
+@on_failure(lambda: "")
+@CircuitBreaker(failure_threshold=5, recovery_timeout="30s")
+async def handled_below(number: int) -> str:
+    return str(number)
+
+
+@CircuitBreaker()
+@on_failure(lambda error: Page("", repr(error)))
+@retry(on=OSError)
+@when(lambda text: text != "")
+@unless(str.isspace)
+@step
+def handled_above(text: str) -> Page:
+    return Page("", text)
+
+
+@retry(attempts=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue, reportUntypedFunctionDecorator]
+async def bad_retry(number: int) -> str:
+    return str(number)
+
+
+@step
+@when(True)  # type: ignore[call-overload, untyped-decorator]  # pyright: ignore[reportCallIssue, reportArgumentType, reportUntypedFunctionDecorator]
+async def bad_condition(number: int) -> str:
+    return str(number)
+
+
 @step(runtime="thread", inputs="text")
 def bad_option_type(text: str) -> str:
+    return text
+
+
+@step(resources={"cpu": "4", "memory": "16Gi", "gpu": 1}, execution_group="training", rate="100/s")
+def heavy(text: str) -> str:
+    return text
+
+
+@step(resources=Resources(gpu="nvidia-tesla-v100", gpu_count=2), execution_group=None, rate=None)
+async def heavier(text: str) -> str:
+    return text
+
+
+@step(resources={"cpu": [4]})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
+def bad_resources(text: str) -> str:
+    return text
+
+
+@step(rate=100)  # type: ignore[call-overload, untyped-decorator]  # pyright: ignore[reportArgumentType]
+def bad_rate(text: str) -> str:
     return text
 
 
@@ -141,6 +203,23 @@ async def steps_keep_their_signatures() -> None:
     not_awaited: str = fetch(1)  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
     not_text: int = await parse("x")  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
     print(not_awaited, not_text)
+
+
+async def decorators_keep_what_they_decorate() -> None:
+    below: AsyncStep[[int], str] = handled_below
+    above: SyncStep[[str], Page] = handled_above
+    print(below, above)
+    assert_type(await handled_below(1), str)
+    assert_type(handled_above.submit("x"), StepFuture[Page])
+    assert_type(handled_below.map([1, 2]), MapFuture[str])
+    assert_type(CircuitBreaker(failure_threshold=2).recovery_timeout, float)
+    error = CircuitOpen("refused", retry_after_s=1.0)
+    assert_type(error.retry_after_s, float)
+    assert_type(error.failures, int)
+
+    await handled_below("one")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    CircuitBreaker(threshold=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    on_failure({"status": "down"})  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 async def both_kinds_of_step_are_steps() -> None:
@@ -256,12 +335,67 @@ async def _numbers() -> AsyncIterator[int]:
     yield 1
 
 
+# -- one function over many items, and typed outputs ---------------------------------------
+
+
+def _half(number: int) -> float:
+    return number / 2
+
+
+async def _name(number: int) -> str:
+    return str(number)
+
+
+async def items_at_once() -> None:
+    assert_type(parallel_map(_half, [1, 2], num_workers=2), list[float])
+    assert_type(parallel_map(_half, range(3), backend="process"), list[float])
+    assert_type(parallel_map(parse, ["a"]), list[Page])
+    assert_type(await amap(_name, [1, 2], limit=3), list[str])
+    assert_type(await amap(_name, _numbers()), list[str])
+    assert_type(await amap(fetch, [1]), list[str])
+
+    parallel_map(_half, ["a"])  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    parallel_map(_half, [1], backend="fibre")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
+    await amap(_half, [1])  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+@step
+def _learn(data: Dataset[list[int]], rate: float = 0.1) -> Model[dict[str, float]]:
+    return Model({"rate": rate, "mean": sum(data.value) / len(data.value)}, name="demo", rows=len(data.value))
+
+
+@step
+def _judge(model: Model[dict[str, float]]) -> Metrics:
+    return Metrics(mean=model.value["mean"])
+
+
+@pipeline
+async def learning(numbers: list[int]) -> Metrics:
+    model = _learn.submit(Dataset(numbers, name="numbers"))
+    assert_type(model, StepFuture[Model[dict[str, float]]])
+    assert_type((await model).value, dict[str, float])
+    return await _judge(await model)
+
+
+class _Registry:
+    def save(self, artifact: Artifact[Any], value: Model[Any]) -> None: ...
+
+
+async def typed_outputs() -> None:
+    route: Route = _Registry()
+    async with Engine("./state", routes={Model: route, Dataset: "s3://bucket/data"}) as engine:
+        result = await engine.run(learning, [1, 2])
+        assert_type(result.value, Metrics)
+        assert_type(result.value["mean"], Any)
+
+
 # -- options of one call -------------------------------------------------------------------
 
 
 async def options_change_no_signature() -> None:
     policy = Retry(max_attempts=2, max_delay=timedelta(minutes=1))
     patient = fetch.with_options(timeout="5m", retry=policy, after=[area.submit(1)])
+    assert_type(await patient.with_options(resources={"cpu": 0.5}, rate="10/h", execution_group="g")(1), str)
     assert_type(await patient(1), str)
     assert_type(patient.submit(1), StepFuture[str])
     assert_type(parse.with_options(cache=False).fn("x"), Page)
@@ -328,11 +462,53 @@ async def artifacts_are_typed(artifact: Artifact[Page]) -> None:
     print(wider)
 
 
+# -- static pipelines ----------------------------------------------------------------------
+
+
+@pipeline(static=True, context=context(prefix="x"), failure_mode="stop")
+def static(urls: list[int], *, depth: int = 1) -> list[StepFuture[Page]]:
+    return [parse.submit(fetch.submit(url)) for url in urls[:depth]]
+
+
+wired = Pipeline("etl", context={"rate": 0.1}, timeout="1h", max_concurrency=2, tags=["nightly"])
+
+
+async def static_pipelines_keep_their_signatures() -> None:
+    graph = static.compile([1], depth=2)
+    assert_type(graph.order, list[str])
+    assert_type(graph.edges, list[tuple[str, str]])
+    assert_type(graph.to_mermaid() + graph.to_dot(), str)
+    assert_type(static.run([1]), RunResult[list[StepFuture[Page]]])
+
+    static.compile(["a"])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    pipeline(static=1)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
+
+
+async def wired_pipelines_give_their_outputs_by_name() -> None:
+    assert_type(wired.add_step(fetch), Pipeline)
+    assert_type(wired.add_steps(parse, [area, upper]), Pipeline)
+    assert_type(wired.run(inputs={"number": 1}, context=context(rate=1), debug=True), RunResult[dict[str, Any]])
+    assert_type(await wired(inputs={"number": 1}), dict[str, Any])
+    assert_type(await wired.run_async({"number": 1}), RunResult[dict[str, Any]])
+    assert_type(await wired.start({"number": 1}).wait(), RunResult[dict[str, Any]])
+    assert_type(wired.compile(["number"]).order, list[str])
+    assert_type(wired.with_options(failure_mode="continue", context={"rate": 2}), Pipeline)
+    async with Engine() as engine:
+        assert_type(await engine.run(wired, inputs={}, context={"rate": 3}, debug=False), RunResult[dict[str, Any]])
+
+    wired.add_step(len)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    wired.run([1])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Pipeline("p", retries=2)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
 # -- the engine ----------------------------------------------------------------------------
 
 
 async def engines_run_pipelines() -> None:
     keep = Keep(runs_for="30d", bytes="10GB")
+    options = Resources(cpu=4, memory="16Gi")
+    async with Engine("./state", resources=options, overcommit="error") as engine:
+        assert_type((await engine.run(crawl, 1)).step_results["fetch"].resources_used, dict[str, float | None])
     async with Engine("./state", durability="relaxed", cache=False, retry=2, keep=keep, close_timeout="5s") as engine:
         assert_type(engine, Engine)
         result = await engine.run(crawl, 3, prefix="x")

@@ -21,18 +21,20 @@ class Binder:
     TypeError: f() missing a required argument: 'a'
     """
 
-    __slots__ = ("_name", "_plain", "_signature", "defaults", "named", "names", "positional")
+    __slots__ = ("_name", "_plain", "by_name", "defaults", "named", "names", "positional", "signature")
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         self._name = getattr(fn, "__name__", "step")
-        self._signature = inspect.signature(fn)
-        parameters = self._signature.parameters
+        self.signature = inspect.signature(fn)
+        parameters = self.signature.parameters
         kinds = {parameter.kind for parameter in parameters.values()}
         self.names = tuple(parameters)
         collecting = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
         self.named = tuple(name for name, parameter in parameters.items() if parameter.kind not in collecting)
         by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         self.positional = tuple(name for name, parameter in parameters.items() if parameter.kind in by_position)
+        by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        self.by_name = tuple(name for name, parameter in parameters.items() if parameter.kind in by_name)
         self.defaults = {
             name: parameter.default
             for name, parameter in parameters.items()
@@ -49,7 +51,7 @@ class Binder:
         if self._plain and not kwargs and len(args) == len(self.names):
             return dict(zip(self.names, args, strict=True))
         try:
-            return self._signature.bind(*args, **(kwargs or {})).arguments
+            return self.signature.bind(*args, **(kwargs or {})).arguments
         except TypeError as error:
             raise TypeError(f"{self._name}() {error}") from None
 

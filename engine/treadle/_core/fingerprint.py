@@ -200,7 +200,9 @@ def code_digest(value: object, reader: SourceReader, digest_value: _Digest) -> b
     Returns:
         None if it holds something that cannot be hashed.
     """
-    closure = Closure(reader, digest_value, home=_home(_plain_function(value)))
+    # By name if it is a library's: a pandas Series holds functions of pandas, and to walk through those takes minutes.
+    home = _home(_plain_function(value))
+    closure = Closure(reader, digest_value, home=home if reader.is_project(home) else "")
     closure.strict = True
     line = closure.refer(value)
     closure.strict = False

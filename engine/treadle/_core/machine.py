@@ -30,7 +30,7 @@ class CallState(Enum):
     LOOKING = "its key is made and the cache is asked"
     FOLLOWING = "an equal call is performed, and it takes that one's outcome"
     PERFORMING = "an attempt is being made"
-    DELAYED = "an attempt failed and the next one is due later"
+    DELAYED = "an attempt is due later: after a retry's delay, or when the step's rate lets it start"
     STORING = "it has an outcome that is not committed yet"
     ENDED = "its outcome is in the log, or can never be"
 
@@ -44,6 +44,7 @@ class Trigger(Enum):
     ADMITTED = "it has a slot"
     FOLLOW = "an equal call is in flight"
     HAND_OVER = "the equal call gave no outcome"
+    PACE = "the step's rate lets no attempt begin yet"
     START = "an attempt begins"
     RETRY = "an attempt failed, another one is due"
     OUTCOME = "an outcome is known: success, hit, reuse, failure, skip, cancel"
@@ -60,6 +61,7 @@ CALLS: Final[dict[tuple[CallState, Trigger], CallState]] = {
     (_S.READY, _T.ADMITTED): _S.LOOKING,
     (_S.READY, _T.OUTCOME): _S.STORING,
     (_S.LOOKING, _T.FOLLOW): _S.FOLLOWING,
+    (_S.LOOKING, _T.PACE): _S.DELAYED,
     (_S.LOOKING, _T.START): _S.PERFORMING,
     (_S.LOOKING, _T.OUTCOME): _S.STORING,
     (_S.FOLLOWING, _T.HAND_OVER): _S.READY,

@@ -27,6 +27,12 @@ class Names:
         self._counts[base] = count
         return name
 
+    def copy(self) -> Names:
+        """The same names are taken in the copy."""
+        copy = Names()
+        copy._counts.update(self._counts)
+        return copy
+
     def _is_taken(self, name: str, base: str) -> bool:
         if name != base and name in self._counts:
             return True

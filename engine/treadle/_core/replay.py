@@ -12,7 +12,7 @@ import msgspec
 
 from treadle import events as ev
 from treadle._core.machine import RUN_STATUS_OF, STATUS_OF, CallStatus, RunStatus
-from treadle._core.naming import base_of
+from treadle._core.naming import base_of, child
 
 TAKEN: frozenset[str] = frozenset({"succeeded", "cached"})
 """Statuses of outcomes that a resume takes over; a skip by condition is one too."""
@@ -44,8 +44,8 @@ class CallRecord(msgspec.Struct):
     upstream: str = ""
     reused: bool = False
     fallback: bool = False
-    peak_rss_bytes: int = 0
-    cpu_s: float = 0.0
+    peak_rss_bytes: int | None = None
+    cpu_s: float | None = None
     metadata: list[bytes] = msgspec.field(default_factory=list)
     kept: bytes = b""
     tries: int = 0
@@ -55,7 +55,7 @@ class CallRecord(msgspec.Struct):
     def is_reusable(self) -> bool:
         """Whether a resume may take this outcome over."""
         return (self.status in TAKEN and bool(self.artifacts)) or (
-            self.status == "skipped" and self.skip_reason == "condition"
+            self.status == "skipped" and self.skip_reason == "condition" and bool(self.identity)
         )
 
 
@@ -114,6 +114,10 @@ def _apply_to_run(run: RunRecord, event: ev.Event) -> None:
             run.reused, run.performed, run.unclaimed = event.reused, event.performed, event.unclaimed
         case ev.RunFailed():
             run.failure = event.failure
+        case ev.CallsCancelled():
+            for index in range(event.first, event.first + event.count):
+                name = child(event.map, index)
+                run.calls.setdefault(name, CallRecord(name, event.of, "cancelled", ended_at=event.at))
         case ev.RunCancelled() | ev.RunInterrupted():
             run.reason = event.reason
             _cut_off(run)
@@ -140,11 +144,13 @@ def _apply_to_call(run: RunRecord, event: ev.Event) -> None:
     if isinstance(event, ev.CallEnded):
         call.ended_at, call.ended_seq = event.at, event.seq
         call.tries = call.tries if isinstance(event, ev.CallInterrupted) else 0
+        call.fallback = call.fallback and isinstance(event, ev.CallCompleted)
     match event:
         case ev.CallScheduled():
             call.reused, call.failure, call.ended_at, call.skip_reason = False, None, None, None
+            call.peak_rss_bytes = call.cpu_s = None
         case ev.CallStarted():
-            call.attempts = event.attempt
+            call.attempts, call.fallback = event.attempt, False
             call.started_at = call.started_at or event.at
             if event.identity or event.inputs:
                 call.identity, call.code, call.key, call.inputs = event.identity, event.code, event.key, event.inputs
@@ -158,11 +164,18 @@ def _apply_to_call(run: RunRecord, event: ev.Event) -> None:
             call.reused = True
         case ev.CallFailed():
             call.failure, call.duration_s, call.kept = event.failure, event.duration_s, event.inputs
+            call.peak_rss_bytes, call.cpu_s = event.peak_rss_bytes, event.cpu_s
         case ev.CallRetrying():
             call.failure = event.failure
             call.tries += 1
         case ev.CallSkipped():
             call.skip_reason, call.upstream = event.reason, event.upstream
+            if event.identity:
+                call.identity, call.code, call.inputs = event.identity, event.code, event.inputs
+        case ev.CallFellBack():
+            call.started_at = call.started_at or event.at
+            call.identity, call.code, call.key, call.inputs = event.identity, event.code, event.key, event.inputs
+            call.fallback = True
         case ev.MetadataLogged():
             call.metadata.append(event.body)
         case _:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from treadle.errors import CircuitOpen, EncodeError, LogUnavailable, StepTimeout, ThreadsExhausted
+from treadle.errors import (
+    CircuitOpen,
+    EncodeError,
+    LogUnavailable,
+    StepNotImportable,
+    StepTimeout,
+    StepTypeError,
+    ThreadsExhausted,
+)
 from treadle.options import Retry
 
-NEVER_RETRIED = (CircuitOpen, EncodeError, LogUnavailable, ThreadsExhausted)
+NEVER_RETRIED = (CircuitOpen, EncodeError, LogUnavailable, StepNotImportable, StepTypeError, ThreadsExhausted)
 
 
 def is_retried(policy: Retry, error: BaseException) -> bool:

@@ -14,6 +14,8 @@ from typing import Any
 
 import msgspec
 
+from treadle._core.parsing import parse
+
 _Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
 
@@ -52,8 +54,8 @@ def digest_function(source: str, name: str) -> tuple[str, frozenset[str]] | None
 
 def _parse_function(source: str, name: str) -> _Function | None:
     if name == "<lambda>":
-        node = ast.parse(f"({source}\n)", mode="eval").body
-        return node if isinstance(node, ast.Lambda) else None
+        statement = parse(f"({source}\n)").body[0]
+        return statement.value if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Lambda) else None
     found = _parse_definition(source)
     return found if isinstance(found, ast.FunctionDef | ast.AsyncFunctionDef) and found.name == name else None
 
@@ -61,9 +63,9 @@ def _parse_function(source: str, name: str) -> _Function | None:
 def _parse_definition(source: str) -> ast.stmt | None:
     if source[:1] in " \t":
         # Not dedented: that would also change the text inside multi-line strings.
-        block = ast.parse("if 1:\n" + source).body[0]
+        block = parse("if 1:\n" + source).body[0]
         return block.body[0] if isinstance(block, ast.If) else None
-    body = ast.parse(source).body
+    body = parse(source).body
     return body[0] if body else None
 
 
@@ -92,7 +94,7 @@ def digest_class_body(source: str) -> str | None:
 def digest_module(source: str) -> tuple[str, tuple[Import, ...]] | None:
     """Digest a whole module's text, and list every import in it."""
     try:
-        tree = ast.parse(source)
+        tree = parse(source)
         imports = tuple(_imports(tree))
         _normalise(tree)
         return _digest_tree(tree), imports

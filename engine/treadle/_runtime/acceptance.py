@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -13,7 +14,7 @@ from treadle import events as ev
 from treadle._runtime import inputs
 from treadle._runtime.plan import hint, logger
 from treadle.errors import ArgumentNotStorable, ArtifactDamaged, DecodeError, EncodeError
-from treadle.options import FailureMode, PipelineOptions
+from treadle.options import UNSET, FailureMode, PipelineOptions
 from treadle.storage import codecs, failpoints
 from treadle.storage.rows import ArtifactRow, Body, Part
 
@@ -35,7 +36,7 @@ class Stored(msgspec.Struct):
 def store(run: Run) -> Stored | None:
     """Encode the arguments, and store large ones; ``None`` if they cannot be kept."""
     try:
-        encoded = inputs.encode(run.engine, [list(run.args), run.kwargs])
+        encoded = inputs.encode(run.engine, arguments(run.args, run.kwargs, run.context))
     except EncodeError as error:
         if run.options.idempotency_key:
             raise ArgumentNotStorable(
@@ -52,9 +53,15 @@ def store(run: Run) -> Stored | None:
     return Stored(encoded, run.engine.vault.blobs.put(encoded.data, encoded.checksum))
 
 
+def arguments(args: tuple[Any, ...], kwargs: dict[str, Any], context: Mapping[str, Any]) -> list[Any]:
+    """What is kept of the arguments of a run; the context is one of them, where there is one."""
+    return [list(args), kwargs, {name: context[name] for name in sorted(context)}] if context else [list(args), kwargs]
+
+
 def _parameter(run: Run, error: EncodeError) -> str:
     bound = run.target.binder.bind(run.args, run.kwargs)
-    for name, value in bound.items():
+    given: dict[str, Any] = (run.kwargs.get("inputs") or {}) if run.target.is_wired else bound
+    for name, value in (*given.items(), *run.context.items()):
         try:
             inputs.encode(run.engine, value)
         except EncodeError:
@@ -100,6 +107,7 @@ def accepted(run: Run, stored: Stored | None, part: Part) -> ev.RunAccepted:
     return ev.RunAccepted(
         at=run.created_at, pipeline=run.name, parent=run.parent.id if run.parent else "", parent_call=run.parent_call,
         arguments=data, codec=codec, recoverable=run.recoverable, options=KeptOptions.of(run).packed(),
+        wired=run.target.is_wired,
     )  # fmt: skip
 
 
@@ -112,14 +120,17 @@ class KeptOptions(msgspec.Struct, omit_defaults=True):
     max_concurrency: int | None = None
     tags: tuple[str, ...] = ()
     script: str = ""
+    codec: str = ""
+    defaults: bytes = b""
 
     @classmethod
     def of(cls, run: Run) -> KeptOptions:
         options = run.options
+        codec, defaults = _encoded_defaults(run)
         return cls(
             name=options.name or None, failure_mode=options.failure_mode or None, timeout=options.timeout or None,
             max_concurrency=options.max_concurrency or None, tags=options.tags or (),
-            script=script_of(run.target.target),
+            script=script_of(run.target.target), codec=codec, defaults=defaults,
         )  # fmt: skip
 
     def packed(self) -> bytes:
@@ -129,9 +140,27 @@ class KeptOptions(msgspec.Struct, omit_defaults=True):
     def read(cls, packed: bytes) -> KeptOptions:
         return msgspec.msgpack.decode(packed, type=cls) if packed else cls()
 
-    def over(self, options: PipelineOptions) -> PipelineOptions:
+    def over(self, options: PipelineOptions, engine: Engine) -> PipelineOptions:
+        """These options laid over others."""
         given = {name: getattr(self, name) for name in ("name", "failure_mode", "timeout", "max_concurrency", "tags")}
-        return options.over(PipelineOptions(**{name: value for name, value in given.items() if value}))
+        known: dict[str, Any] = {name: value for name, value in given.items() if value}
+        if self.defaults:
+            known |= decoded(engine, (self.codec, self.defaults))
+        return options.over(PipelineOptions(**known))
+
+
+def _encoded_defaults(run: Run) -> tuple[str, bytes]:
+    """The defaults for the run's steps that the pipeline, or ``with_options``, gave."""
+    options = {name: getattr(run.options, name) for name in ("cache", "retry")}
+    given = {name: value for name, value in options.items() if value is not UNSET}
+    if not given:
+        return "", b""
+    try:
+        encoded = inputs.encode(run.engine, given)
+    except EncodeError as error:
+        hint(f"a resumed run of pipeline {run.name} has the cache and retry of its decorator: {error.what}")
+        return "", b""
+    return encoded.codec, bytes(encoded.data)
 
 
 def script_of(target: str) -> str:

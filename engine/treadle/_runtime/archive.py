@@ -10,8 +10,10 @@ from typing import Any
 from treadle import events as ev
 from treadle._core.replay import RunRecord, fold
 from treadle._runtime.artifact import Vault
-from treadle.storage.reader import open_reader, unpack_artifact, unpack_segment
-from treadle.storage.rows import ArtifactRow
+from treadle.storage.reader import digest_in, open_reader, unpack_artifact, unpack_segment
+from treadle.storage.rows import EVENTS_PER_COMMIT, ArtifactRow
+
+DIGESTS_AT_ONCE = 1000
 
 _BY_ID = "SELECT a.id, n.name, a.version, a.body FROM artifacts a JOIN names n ON n.id = a.name WHERE a.id=?"
 
@@ -49,8 +51,9 @@ class Archive:
     def events(self, run_id: str | None, after: int = 0) -> Iterator[ev.Event]:
         """The events of a run, or of all, in order."""
         where = "run=?1 AND" if run_id is not None else ""
-        sql = f"SELECT seq, run, first_artifact, body FROM log WHERE {where} seq + count > ?2 ORDER BY seq"
-        rows = self._query(sql, (run_id, after))
+        # The second condition is one that an index answers: a row has not many more events than a commit may have.
+        sql = f"SELECT seq, run, first_artifact, body FROM log WHERE {where} seq + count > ?2 AND seq > ?3 ORDER BY seq"
+        rows = self._query(sql, (run_id, after, after - 2 * EVENTS_PER_COMMIT))
         for row in rows:
             yield from (event for event in unpack_segment(*row) if event.seq > after)
 
@@ -77,6 +80,11 @@ class Archive:
         rows = self._query("SELECT body FROM manifests WHERE code=?", (code,))
         return rows[0][0] if rows else None
 
+    def manifests_from(self, prefix: bytes) -> list[bytes]:
+        """What was kept under all names that begin so."""
+        sql = "SELECT body FROM manifests WHERE code>=? AND code<?"
+        return [row[0] for row in self._query(sql, (prefix, prefix + b"\xff" * 32))]
+
     def artifacts(self, numbers: Iterable[int]) -> list[ArtifactRow]:
         """Artifacts by number, in that order; those that are gone are left out."""
         with self._lock:
@@ -90,9 +98,30 @@ class Archive:
 
     def named_in_run(self, name: str, run_id: str) -> list[ArtifactRow]:
         """The artifacts of one name that a run made."""
+        return [row for row in self._named(name) if row.body.run == run_id]
+
+    def digests(self, numbers: Iterable[int]) -> Iterator[tuple[int, bytes]]:
+        """The content digests of artifacts; of their rows only the beginnings are read."""
+        wanted = sorted(numbers)
+        sql = "SELECT id, substr(body, 1, 40) FROM artifacts WHERE id IN (SELECT value FROM json_each(?))"
+        for first in range(0, len(wanted), DIGESTS_AT_ONCE):
+            rows = self._query(sql, (str(wanted[first : first + DIGESTS_AT_ONCE]),))
+            yield from ((number, digest_in(head)) for number, head in rows)
+
+    def children(self, run_id: str) -> list[tuple[str, str]]:
+        """Pipeline and status of each child run, in the order of their start."""
+        return self._query("SELECT pipeline, status FROM runs WHERE parent=? AND parent<>'' ORDER BY number", (run_id,))
+
+    def values_of_children(self, run_id: str) -> list[ArtifactRow]:
+        """What the child runs of a run returned."""
+        found = self._query("SELECT id, pipeline FROM runs WHERE parent=? AND parent<>''", (run_id,))
+        names = {f"run:{pipeline}" for _, pipeline in found}
+        ids = {child for child, _ in found}
+        return [row for name in names for row in self._named(name) if row.body.run in ids]
+
+    def _named(self, name: str) -> Iterator[ArtifactRow]:
         sql = "SELECT a.id, n.name, a.version, a.body FROM artifacts a JOIN names n ON n.id = a.name WHERE n.name=?"
-        rows = map(unpack_artifact, self._query(sql, (name,)))
-        return [row for row in rows if row.body.run == run_id]
+        return map(unpack_artifact, self._query(sql, (name,)))
 
     def locations(self) -> set[str]:
         """The blobs that artifacts name."""

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
+from treadle._runtime import facts, page
 from treadle._runtime.lineage import Lineage, trace
-from treadle.errors import ArtifactDamaged
+from treadle.errors import ArtifactDamaged, RouteNotFound
 from treadle.storage import codecs
+from treadle.storage.places import Place, quoted
 from treadle.storage.rows import ArtifactRow
 
 if TYPE_CHECKING:
     from treadle._runtime.archive import Archive
     from treadle.contracts import ArtifactStore
+
+ROUTED = "route:"
+"""Begins the location of bytes that lie at a route's place: ``route:<type>/<name>/<version>``."""
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -30,11 +36,12 @@ class Producer(msgspec.Struct, frozen=True):
 class Vault:
     """Turns artifact rows into values; all a result needs after its engine is gone."""
 
-    __slots__ = ("allow_pickle", "archive", "blobs", "home")
+    __slots__ = ("allow_pickle", "archive", "blobs", "home", "places")
 
     def __init__(self, home: str, blobs: ArtifactStore, *, allow_pickle: bool) -> None:
         self.home, self.blobs, self.allow_pickle = home, blobs, allow_pickle
         self.archive: Archive | None = None
+        self.places: Mapping[str, Place] = {}
 
     def data(self, row: ArtifactRow) -> bytes:
         """The verified bytes of an artifact.
@@ -45,6 +52,9 @@ class Vault:
         body = row.body
         if body.data is None:
             try:
+                if body.location.startswith(ROUTED):
+                    place, location = self.place_of(row)
+                    return place.get(location, body.size, body.checksum)
                 return self.blobs.get(body.location, body.size, body.checksum)
             except ArtifactDamaged as error:
                 raise _damaged(row, error.why or error.what, error.path) from error
@@ -54,7 +64,30 @@ class Vault:
 
     def value(self, row: ArtifactRow) -> Any:
         """Verify and decode an artifact."""
-        return self.decode(row.body.codec, self.data(row))
+        value = self.decode(row.body.codec, self.data(row))
+        wrapper = facts.wrapper_in(row.body.metadata) if row.body.location.startswith(ROUTED) else None
+        if wrapper is None:
+            return value
+        whole = self.decode(*wrapper)
+        whole.value = value
+        return whole
+
+    def place_of(self, row: ArtifactRow) -> tuple[Place, str]:
+        """The place of a routed artifact, and where it lies there.
+
+        Raises:
+            RouteNotFound: this engine has no route for its type, or none to a place.
+        """
+        key, _, location = row.body.location.removeprefix(ROUTED).partition("/")
+        place = next((place for known, place in self.places.items() if quoted(known) == key), None)
+        if place is None:
+            name = row.body.type_name
+            raise RouteNotFound(
+                f"artifact {row.name} version {row.version}, a {name}, lies at a route that this engine does not have",
+                fix="open the engine with the routes=... that it was stored with",
+                type_name=name,
+            )
+        return place, location
 
     def decode(self, codec: str, data: bytes) -> Any:
         """Decode bytes that this home's own processes have written."""
@@ -62,7 +95,15 @@ class Vault:
 
     def is_there(self, row: ArtifactRow) -> bool:
         """Whether the bytes exist with the right size; it does not read them."""
-        return row.body.data is not None or self.blobs.exists(row.body.location, row.body.size)
+        if row.body.data is not None:
+            return True
+        if row.body.location.startswith(ROUTED):
+            try:
+                place, location = self.place_of(row)
+            except RouteNotFound:
+                return False
+            return place.exists(location, row.body.size)
+        return self.blobs.exists(row.body.location, row.body.size)
 
     @staticmethod
     def is_quick(row: ArtifactRow) -> bool:
@@ -132,9 +173,8 @@ class Artifact(Generic[T_co]):
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What is known of the value beside its content."""
-        packed = self._row.body.metadata
-        return msgspec.msgpack.decode(packed, type=dict[str, Any]) if packed else {}
+        """What is known of the value beside its content: shape, columns, size, class, and a wrapper's own facts."""
+        return facts.shown(self._row.body.metadata)
 
     @property
     def producer(self) -> Producer:
@@ -165,3 +205,10 @@ class Artifact(Generic[T_co]):
 
     def __repr__(self) -> str:
         return f"<Artifact {self.name} v{self.version} {self.type} {self.size} bytes>"
+
+    def _repr_html_(self) -> str:
+        producer = self.producer
+        made = f"call {producer.call} of run {producer.run_id}" if producer.call else f"run {producer.run_id}"
+        facts = [("type", self.type), ("size", f"{self.size:,} bytes"), ("codec", self.codec), ("made by", made)]
+        facts += [("digest", self.digest), *((name, repr(value)) for name, value in self.metadata.items())]
+        return page.facts_page(f"{self.name}, version {self.version}", facts)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from treadle.errors import TreadleError
 
 if TYPE_CHECKING:
+    import asyncio
+
     from treadle._runtime.run import Run
 
 T = TypeVar("T")
@@ -29,6 +29,8 @@ class LivesOnLoop:
 
     def settle_here(self) -> None:
         """Live on the running loop from now on."""
+        import asyncio  # whoever only defines steps does without
+
         self.loop = asyncio.get_running_loop()
         self._thread_id = threading.get_ident()
 
@@ -48,6 +50,8 @@ class LivesOnLoop:
         if self.is_on_loop():
             return fn(*args)
 
+        import asyncio
+
         async def call() -> T:
             return fn(*args)
 
@@ -58,6 +62,9 @@ class LivesOnLoop:
         if self.is_on_loop():
             awaitable.close()
             raise TreadleError("this waits, and never on the event loop", fix="use await")
+        import asyncio
+        import concurrent.futures
+
         try:
             return asyncio.run_coroutine_threadsafe(awaitable, self.loop).result(timeout)
         except concurrent.futures.CancelledError:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from treadle._runtime.feeder import Feeder
     from treadle._runtime.plan import Plan
     from treadle._runtime.run import Run
+    from treadle._runtime.usage import Meter
     from treadle.contracts import Timer
 
 T = TypeVar("T")
@@ -135,7 +136,8 @@ class Call(msgspec.Struct, gc=False, eq=False):
     """One submission of a step in a run.
 
     ``pending`` counts the inputs that are not there yet; ``dependents`` are the calls
-    that wait for this one. What only a running call needs is created when it runs.
+    that wait for this one; ``lacks`` names an input that a condition left out and that
+    has no default. What only a running call needs is created when it runs.
 
     The garbage collector does not look into calls (``gc=False``): 50,000 of them made one
     full collection stall the loop for 300 ms. So a call may not stay in a circle of
@@ -184,21 +186,23 @@ class Call(msgspec.Struct, gc=False, eq=False):
     was_observed: bool = False
     is_introduced: bool = False
     is_taking: bool = False
+    lacks: str = ""
+    meter: Meter | None = None
 
     def asked_future(self) -> StepFuture[Any]:
         """Its future, made when it is first asked for, done if the call has ended; on the loop only.
 
-        Who asks keeps it: an ended call forgets its future.
+        Who asks keeps it: an ended call forgets its future, but for a failed one.
         """
         future = self.future
         if future is None:
-            future = StepFuture(loop=self.run.loop)
+            future = self.plan.future_type(loop=self.run.loop)
             future._call, future._output = self, ""
             if self.state is CallState.ENDED:
                 self.run.past.fill(self, future)
                 self.value = None
-            else:
-                self.future = future
+            if self.state is not CallState.ENDED or self.outcome in ("failed", "skipped"):
+                self.future = future  # of a failure the run has to know whether somebody looked at it
         return future
 
     # -- state ----------------------------------------------------------------------------
@@ -227,7 +231,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
     def put_down(self) -> None:
         """Drop what only its walk needs; the commit may be a while in coming."""
         self.args, self.kwargs = (), None
-        self.context = self.task = None
+        self.context = self.task = self.meter = None
 
     def let_go(self) -> None:
         """Drop what only a call under way needs, and every reference that could close a circle.
@@ -282,7 +286,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
         known = self.derived.get(name) if self.derived else None
         if known is not None:
             return known
-        future: StepFuture[Any] = StepFuture(loop=self.run.loop)
+        future: StepFuture[Any] = self.plan.future_type(loop=self.run.loop)
         future._call, future._output = self, name
         if self.state is CallState.ENDED:
             self.run.past.resolve_output(self, name, source, future)

@@ -6,6 +6,8 @@ Knows what the function has returned or raised, and what was asked of the run; t
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from treadle import events as ev
@@ -16,10 +18,11 @@ from treadle._runtime.call import Ending, StepFuture
 from treadle._runtime.failures import described, failure_of
 from treadle._runtime.mapping import MapFuture
 from treadle._runtime.plan import hint, logger
-from treadle.errors import EncodeError, LogUnavailable, RunCancelled, RunInterrupted, RunTimeout
+from treadle.errors import EncodeError, LogUnavailable, RunCancelled, RunInterrupted, RunTimeout, TreadleError
 from treadle.storage import failpoints
 from treadle.storage.log import again
-from treadle.storage.rows import ArtifactRow, Body
+from treadle.storage.rows import ArtifactRow, Body, Part
+from treadle.storage.writer import Transaction
 
 if TYPE_CHECKING:
     from treadle._runtime.run import Run
@@ -71,17 +74,29 @@ def _apply_failure_mode(run: Run) -> None:
         run.ending = "failure"
 
 
+def answer_failures(run: Run) -> None:
+    """Apply the failure mode if something has failed that nobody handles."""
+    if run.ending is None and run.failure_mode != "continue" and run.failure_count and run.unhandled():
+        _apply_failure_mode(run)
+
+
 async def _until_idle(run: Run) -> None:
     while run.active or run.feeders or run.children:
-        if run.ending is None and run.failure_mode != "continue" and run.unhandled():
-            _apply_failure_mode(run)
+        answer_failures(run)
         run.failures_seen = run.failure_count
         run.idle = run.loop.create_future()
         await run.idle
 
 
+class Outputs(dict[str, Any]):
+    """What a wired pipeline gives: futures by output name."""
+
+
 async def _resolve_value(value: Any) -> Any:
     """Futures and artifacts in the returned value become what they stand for."""
+    if isinstance(value, Outputs):
+        values = {name: await future for name, future in value.items()}
+        return {name: values[name] for name, future in value.items() if future.status != "skipped"}
     found = list(find((value,), (StepFuture, MapFuture, Artifact)))
     if not found:
         return value
@@ -114,6 +129,42 @@ async def record(run: Run, value: Any, error: BaseException | None) -> None:
     run.status = status
     why = f": {described(event.failure)}" if isinstance(event, ev.RunFailed) else ""
     logger.log(20 if status == "succeeded" else 30, "run %s of %s %s%s", run.id, run.name, status, why)
+    if run.memory is not None and status != "interrupted":
+        ending = asyncio.ensure_future(_end_unclaimed_children(run))
+        try:
+            await asyncio.shield(ending)
+        except asyncio.CancelledError:
+            await ending
+
+
+UNCLAIMED = "the run that it is a child of no longer asked for it"
+
+
+async def _end_unclaimed_children(run: Run) -> None:
+    """Cancel the child runs that a resumed run no longer asked for; nothing else would ever take them up."""
+    engine = run.engine
+    try:
+        if await engine.reader.rows("SELECT 1 FROM runs WHERE parent=? AND status='interrupted' LIMIT 1", (run.id,)):
+            await engine.log.transact(_cancel_children(run.id))
+    except TreadleError as error:
+        hint(f"interrupted child runs of run {run.id} could not be ended: {error}")
+
+
+def _cancel_children(parent: str) -> Callable[[Transaction], None]:
+    def work(transaction: Transaction) -> None:
+        todo = [parent]
+        while todo:
+            rows = transaction.connection.execute(
+                "SELECT id, epoch FROM runs WHERE parent=? AND status='interrupted'", (todo.pop(),)
+            ).fetchall()
+            for run_id, epoch in rows:
+                part, now = Part(run_id, epoch), time.time()
+                part.events.append(ev.RunCancelled(at=now, reason=UNCLAIMED))
+                part.ended = ("cancelled", now)
+                transaction.append(part)
+                todo.append(run_id)
+
+    return work
 
 
 async def _ending_event(run: Run, value: Any, error: BaseException | None) -> tuple[ev.Event, str]:
@@ -149,6 +200,8 @@ async def _ending_event(run: Run, value: Any, error: BaseException | None) -> tu
 
 async def _store_value(run: Run, value: Any) -> None:
     engine = run.engine
+    if run.target.is_wired:
+        return  # its value is its outputs, and those are stored
     try:
         encoded = inputs.encode_quickly(engine, value) or await engine.io.run(inputs.encode, engine, value)
     except EncodeError as error:

@@ -20,6 +20,10 @@ active_call: ContextVar[Call | None] = ContextVar("treadle_call", default=None)
 """The call whose body is executing here."""
 
 
+is_importing: ContextVar[bool] = ContextVar("treadle_importing", default=False)
+"""Whether this process imports a step in order to perform it for another one; no engine may be opened meanwhile."""
+
+
 def current_run() -> Run | None:
     """The run in whose pipeline function we are; none in a step's body, and a run that has ended counts as none."""
     run = active_run.get()

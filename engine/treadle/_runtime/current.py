@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-from blake3 import blake3
-
-from treadle import events as ev
-from treadle._runtime.call import Call
 from treadle._runtime.context import active_call
 from treadle.errors import EncodeError, NotInRun
+
+if TYPE_CHECKING:
+    from treadle import events as ev
+    from treadle._runtime.call import Call
 
 
 class Current:
@@ -45,6 +44,8 @@ class Current:
     @property
     def token(self) -> str:
         """A text that is the same for all attempts and resumes of this call, for outside interfaces that take one."""
+        from blake3 import blake3  # here and below: a program that only imports treadle does without
+
         # With the identity: a call whose start was never logged may have another name after a resume, and another
         # call its name.
         named = f"{self._call.run.id}/{self._call.name}/".encode()
@@ -56,19 +57,29 @@ class Current:
         Raises:
             EncodeError: a fact is not plain data.
         """
-        try:
-            body = msgspec.msgpack.encode(facts)
-        except (TypeError, OverflowError) as error:
-            raise EncodeError(
-                "metadata has to be plain data", why=str(error), fix="pass numbers, texts, lists and dicts"
-            ) from None
+        from treadle import events as ev
+
+        body = self._packed(facts)
         at, step = self._call.run.now(), self._call.plan.name
         self._append(ev.MetadataLogged(at=at, call=self.call, step=step, attempt=self.attempt, body=body))
 
     def progress(self, done: float, total: float | None = None) -> None:
         """Say how far the step is."""
+        from treadle import events as ev
+
         at, step = self._call.run.now(), self._call.plan.name
         self._append(ev.Progressed(at=at, call=self.call, step=step, attempt=self.attempt, done=done, total=total))
+
+    @staticmethod
+    def _packed(facts: dict[str, Any]) -> bytes:
+        import msgspec
+
+        try:
+            return msgspec.msgpack.encode(facts)
+        except (TypeError, OverflowError) as error:
+            raise EncodeError(
+                "metadata has to be plain data", why=str(error), fix="pass numbers, texts, lists and dicts"
+            ) from None
 
     def _append(self, event: ev.Event) -> None:
         engine = self._call.run.engine
@@ -96,4 +107,4 @@ def current() -> Current:
         raise NotInRun(
             "current() was called outside of a step in a run", fix="call it in the body of a step that a pipeline runs"
         )
-    return Current(call)
+    return call if isinstance(call, Current) else Current(call)

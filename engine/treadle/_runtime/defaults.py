@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -10,6 +9,8 @@ from weakref import WeakKeyDictionary
 from treadle._runtime.context import active_engine
 
 if TYPE_CHECKING:
+    import asyncio
+
     from treadle._runtime.engine import Engine
     from treadle._runtime.pipeline import PipelineFn
 
@@ -38,6 +39,8 @@ def engine_here(target: PipelineFn[..., object] | None = None) -> Engine | None:
     if target is not None and target.options.engine:
         chosen: Engine = target.options.engine
         return chosen
+    import asyncio  # whoever only defines steps does without
+
     loop = asyncio.get_running_loop()
     engine = active_engine.get()
     if engine is not None and engine.is_open and engine.loop is loop:
@@ -48,6 +51,8 @@ def engine_here(target: PipelineFn[..., object] | None = None) -> Engine | None:
 
 async def default_engine() -> Engine:
     """The default engine of the running loop, opened at first use and closed with the loop."""
+    import asyncio
+
     loop = asyncio.get_running_loop()
     opening = _opening.get(loop)
     if opening is None:

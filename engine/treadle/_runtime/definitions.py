@@ -8,11 +8,12 @@ from __future__ import annotations
 import __future__
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import CodeType, FunctionType
 from typing import Any
 
 from treadle._core.code import bytecode_digest
+from treadle._core.parsing import parse
 
 _ANNOTATIONS = __future__.annotations.compiler_flag
 _NO_BEGINNING = frozenset(["", *" \t\r\n\f#)]}"])
@@ -26,19 +27,26 @@ class SourceFile:
         lines: the lines of the text, with their ends.
         filename: what the compiler is to call it.
         offset: how many lines of the file come before these.
+        imported: names that the module imports, which decide how calls through them are compiled; None if ``lines`` is
+            the whole file, which says so itself.
 
     Raises:
         SyntaxError, ValueError, RecursionError: the text cannot be parsed.
     """
 
-    def __init__(self, lines: list[str], filename: str, offset: int = 0) -> None:
+    def __init__(self, lines: list[str], filename: str, offset: int = 0, imported: Sequence[str] | None = None) -> None:
         self.lines = lines
         self._filename = filename
         self._offset = offset
         self._definitions: dict[str, list[tuple[_Definition, ast.stmt]]] = {}
         self._compiled: dict[ast.stmt, dict[str, list[CodeType]]] = {}
-        for statement in ast.increment_lineno(ast.parse("".join(lines)), offset).body:
-            for name, node in _definitions(statement):
+        text = "".join(lines)
+        # The empty lines number the rest as in the file; renumbering the tree took three times as long as parsing it.
+        statements = parse("\n" * offset + text).body
+        self._imports = _as_imports(_imported_by(statements) if imported is None else imported)
+        children = ast.iter_child_nodes if "lambda" in text else _blocks
+        for statement in statements:
+            for name, node in _definitions(statement, children):
                 self._definitions.setdefault(name, []).append((node, statement))
 
     def function(self, code: CodeType) -> str | None:
@@ -78,7 +86,7 @@ class SourceFile:
         return found
 
     def _compile(self, statement: ast.stmt, flags: int) -> Iterator[CodeType]:
-        tree = ast.Module(body=[statement], type_ignores=[])
+        tree = ast.Module(body=[*self._imports, statement], type_ignores=[])
         try:
             return _nested(compile(tree, self._filename, "exec", flags, dont_inherit=True))
         except (SyntaxError, ValueError, RecursionError):
@@ -123,7 +131,53 @@ def _begins(line: str) -> bool:
     return line[:1] not in _NO_BEGINNING and not line.startswith(("else", "elif", "except", "finally"))
 
 
-def _definitions(statement: ast.stmt) -> Iterator[tuple[str, _Definition]]:
+def imported_names(lines: list[str]) -> list[str]:
+    """List what the imports at the margin of a file bind; those that stand in a block are left out.
+
+    >>> imported_names(["import json, os.path\\n", "from math import (pi,\\n", "    tau as t)\\n", "x = 1\\n"])
+    ['json', 'os', 'pi', 't']
+    """
+    text: list[str] = []
+    is_open = False
+    for line in lines:
+        if is_open or line.startswith(("import ", "from ")):
+            text.append(line)
+            code = line.partition("#")[0].rstrip()
+            is_open = code.endswith("\\") or ((is_open or "(" in code) and ")" not in code)
+    try:
+        return _imported_by(parse("".join(text)).body)
+    except (SyntaxError, ValueError):  # a text inside of a string looked like an import
+        return []
+
+
+def _imported_by(statements: list[ast.stmt]) -> list[str]:
+    """List the names that imports of the module's own scope bind."""
+    names: dict[str, None] = {}
+    todo: list[ast.AST] = [*reversed(statements)]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name.partition(".")[0]: None for alias in node.names if alias.name != "*"}
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            todo += reversed([*_blocks(node)])
+    return [*names]
+
+
+def _as_imports(names: Sequence[str]) -> list[ast.stmt]:
+    """Make a statement that imports names: Python compiles ``json.dumps(x)`` in another way if ``json`` is imported."""
+    place: dict[str, Any] = {"lineno": 1, "col_offset": 0, "end_lineno": 1, "end_col_offset": 0}
+    return [ast.Import(names=[ast.alias(name=name, **place) for name in names], **place)] if names else []
+
+
+def _blocks(node: ast.AST) -> Iterator[ast.AST]:
+    """Give the statements of a node's blocks, and no expressions, which are most of a tree."""
+    for name in ("body", "handlers", "orelse", "finalbody", "cases"):
+        yield from getattr(node, name, ())
+
+
+def _definitions(
+    statement: ast.stmt, children: Callable[[ast.AST], Iterator[ast.AST]]
+) -> Iterator[tuple[str, _Definition]]:
     todo: list[tuple[ast.AST, str]] = [(statement, "")]
     while todo:
         node, prefix = todo.pop()
@@ -134,7 +188,7 @@ def _definitions(statement: ast.stmt) -> Iterator[tuple[str, _Definition]]:
             inside = f"{name}." if isinstance(node, ast.ClassDef) else f"{name}.<locals>."
             inner = {id(node.body)} if isinstance(node, ast.Lambda) else set(map(id, node.body))
         # Decorators, defaults and bases are evaluated outside of what they belong to.
-        todo += [(child, inside if id(child) in inner else prefix) for child in ast.iter_child_nodes(node)]
+        todo += [(child, inside if id(child) in inner else prefix) for child in children(node)]
 
 
 def _belongs(node: _Definition, code: CodeType) -> bool:

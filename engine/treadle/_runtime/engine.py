@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextvars import Token
+from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overload
 from weakref import WeakKeyDictionary
 
 from treadle._core.admission import Limit
-from treadle._runtime import defaults, lifecycle, pruning, queries, upkeep
-from treadle._runtime.artifact import Artifact
+from treadle._runtime import defaults
 from treadle._runtime.bridge import LivesOnLoop
-from treadle._runtime.call import Call
-from treadle._runtime.capture import Capture
-from treadle._runtime.clock import SystemClock
-from treadle._runtime.context import active_engine
-from treadle._runtime.handle import RunHandle
-from treadle._runtime.holdings import Holdings
-from treadle._runtime.identity import Identities
-from treadle._runtime.results import RunResult
-from treadle._runtime.scheduler import Scheduler
-from treadle._runtime.threads import ThreadPool
-from treadle.errors import EngineClosed, EngineForked
+from treadle._runtime.context import active_engine, is_importing
+from treadle.errors import EngineClosed, EngineForked, StepNotImportable
+from treadle.limits import OVERCOMMITS, Overcommit, Resources
 from treadle.options import (
     DURABILITIES,
     UNSET,
@@ -36,19 +26,31 @@ from treadle.options import (
     PipelineOptions,
     Retry,
     StepOptions,
+    check_flag,
     check_known,
+    check_place,
     check_whole,
     seconds,
 )
-from treadle.storage import failpoints, home, owners
-from treadle.storage.log import again
 
 if TYPE_CHECKING:
+    import asyncio
+    from pathlib import Path
+
+    from treadle._runtime.artifact import Artifact
+    from treadle._runtime.call import Call
+    from treadle._runtime.capacity import Capacity
+    from treadle._runtime.executors import Bridge, Executors
+    from treadle._runtime.handle import RunHandle
+    from treadle._runtime.holdings import Holdings
     from treadle._runtime.pipeline import PipelineFn
+    from treadle._runtime.plan import Plan
+    from treadle._runtime.results import RunResult
     from treadle._runtime.resuming import Changed
+    from treadle._runtime.routes import Routes
     from treadle._runtime.run import Run
     from treadle._runtime.step import Step
-    from treadle.contracts import Clock
+    from treadle.contracts import Clock, Executor
     from treadle.events import Event, Logged
 
 P = ParamSpec("P")
@@ -67,7 +69,17 @@ class Engine(LivesOnLoop):
         retry: the default for steps that name none.
         threads: worker threads for sync steps.
         max_concurrency: calls that are performed at once, over all runs.
+        resources: what there is for steps that name resources; what it leaves out is the machine's (the cores and the
+            memory that this process may use), and no GPU.
+        overcommit: what becomes of a step that asks for more than there is: ``"clamp"`` (its calls take all there is,
+            and an event says so) or ``"error"`` (``ResourcesExceeded`` when it is called).
+        routes: where outputs of some types go: class to path or URL (the place of their bytes, as
+            ``<url>/<name>/<version>...``), or to an object with ``save(artifact, value)`` (see ``contracts.Route``).
+        executors: where steps are performed that ask for it with ``runtime="name"``: instances by name, beside those
+            that are installed (``"process"`` is).
+        isolated: the executor that ``runtime="isolated"`` means.
         allow_pickle: whether pickled values may be written and read.
+        trust_workers: whether pickles from workers outside of this machine and user (containers, clusters) are read.
         capture_print: whether ``print`` in steps goes to their logs, too.
         keep: how much history is kept.
         close_timeout: seconds that closing waits for runs before it interrupts them.
@@ -86,17 +98,31 @@ class Engine(LivesOnLoop):
         retry: int | Retry | None = None,
         threads: int | None = None,
         max_concurrency: int | None = None,
+        resources: Mapping[str, float | str | None] | Resources | None = None,
+        overcommit: Overcommit = "clamp",
+        routes: Mapping[Any, Any] | None = None,
+        executors: Mapping[str, Executor] | None = None,
+        isolated: str = "process",
         allow_pickle: bool = True,
+        trust_workers: bool = False,
         capture_print: bool = False,
         keep: Keep | None = None,
         close_timeout: Duration = 10,
     ) -> None:
         check_known((durability,), DURABILITIES, "durability")
+        check_known((overcommit,), OVERCOMMITS, "overcommit")
         for name, number in (("threads", threads), ("max_concurrency", max_concurrency)):
             if number is not None:
                 check_whole(number, 1, name)
+        for name, flag in (
+            ("allow_pickle", allow_pickle), ("capture_print", capture_print), ("trust_workers", trust_workers),
+        ):  # fmt: skip
+            check_flag(flag, name)
+        check_place(home, "home", "a folder, 'memory://' or None")
+        check_place(artifacts, "artifacts", "a folder, a URL or None")
+        Keep.check(keep)
         super().__init__()
-        self.id = secrets.token_hex(8)
+        self.id = os.urandom(8).hex()
         self._home_option, self._artifacts = home, artifacts
         self.durability: Durability = durability
         self.is_strict = self.durability == "strict"
@@ -107,14 +133,19 @@ class Engine(LivesOnLoop):
         self._threads = threads or min(32, (os.cpu_count() or 1) + 4)
         self.limit = Limit(max_concurrency) if max_concurrency else None
         self.thread_limit = Limit(self._threads)
-        self.identities = Identities()
+        self._resources = Resources.of(resources)
+        self._overcommit: Overcommit = overcommit
+        self.routes = _routes(routes)
+        self._executors, self._isolated, self.trust_workers = executors, isolated, trust_workers
+        if executors is not None or isolated != "process":
+            _ = self.executors  # which checks them
         self.described: set[bytes] = set()
         self.runs_here: dict[str, Run] = {}
         self.flights: dict[bytes, Call] = {}
-        self.followers: dict[bytes, list[asyncio.Future[None]]] = {}
+        self.followers: dict[bytes, list[asyncio.Future[bool]]] = {}
         self._step_limits: WeakKeyDictionary[Step[..., Any], dict[int, Limit]] = WeakKeyDictionary()
         self._allow_pickle, self.keep = allow_pickle, keep
-        self.capture = Capture(self, prints=capture_print)
+        self._capture_print = capture_print
         self._close_timeout_s = seconds(close_timeout, "close_timeout")
         self._clock: Clock | None = None
         self._state = "new"
@@ -149,8 +180,26 @@ class Engine(LivesOnLoop):
         """
         if self._state != "new":
             raise EngineClosed(f"this engine was {self._state} before", fix="make a new Engine for each `async with`")
+        if is_importing.get():
+            raise StepNotImportable(
+                "an engine was opened while a worker imported the program of a step",
+                why="a worker imports the program that defines the step, and this one starts a run when it is imported",
+                fix="put what the program does below `if __name__ == '__main__':`",
+            )
+        # The runtime is loaded here and in the methods below, so that importing treadle stays light.
+        import asyncio
+
+        from treadle._runtime.capture import Capture
+        from treadle._runtime.clock import SystemClock
+        from treadle._runtime.holdings import Holdings
+        from treadle._runtime.identity import Identities
+        from treadle._runtime.threads import ThreadPool
+        from treadle.storage import home
+
         self.settle_here()
         self._pid = os.getpid()
+        self.identities = Identities()
+        self.capture = Capture(self, prints=self._capture_print)
         self.clock: Clock = self._clock or SystemClock(self.loop)
         self.pool = ThreadPool(self._threads, self.loop, "treadle-step")
         self.io = ThreadPool(2, self.loop, "treadle-io")
@@ -163,7 +212,9 @@ class Engine(LivesOnLoop):
             in_memory=in_memory, strict=self.is_strict, allow_pickle=self._allow_pickle,
         )  # fmt: skip
         try:
-            await self._open(await self.io.run(self._holdings.open, self.loop))
+            # Loading the runtime takes as long as the disk does, and a thread keeps the host's loop free meanwhile.
+            held, _ = await asyncio.gather(self.io.run(self._holdings.open, self.loop), self.io.run(_load))
+            await self._open(held)
         except BaseException:
             self._state = "closed"
             self._holdings.give_back()
@@ -172,15 +223,23 @@ class Engine(LivesOnLoop):
         self._state = "open"
         defaults.entered(self)
         self.capture.install()
+        from treadle._runtime import upkeep
+
         self._upkeep = self.loop.create_task(upkeep.watch(self))
 
     async def _open(self, held: Holdings) -> None:
+        from treadle._runtime import lifecycle, upkeep
+        from treadle._runtime.scheduler import Scheduler
+
         self.home, self._lock, self.vault = held.home, held.lock, held.vault
         self.log, self.lookup, self.reader, self.archive = held.log, held.lookup, held.reader, held.archive
+        if self.routes is not None:
+            self.vault.places = await self.io.run(self.routes.open)
         self.log.on_lost = self._log_lost
-        self.scheduler = Scheduler(self.loop, lifecycle.start)
+        self.scheduler = Scheduler(self.loop, lifecycle.start, self.clock)
         try:
-            await upkeep.sweep(self)
+            if held.has_running:
+                await upkeep.sweep(self)
         except BaseException:
             await self.reader.close()
             raise
@@ -215,6 +274,8 @@ class Engine(LivesOnLoop):
             await self._interrupt_and_close()
 
     async def _interrupt_and_close(self) -> None:
+        from treadle.storage import failpoints
+
         try:
             for run in list(self.runs_here.values()):
                 run.stop("interrupt")
@@ -225,8 +286,11 @@ class Engine(LivesOnLoop):
             self.capture.remove()
             self.pool.close()
             try:
-                await self.reader.close()
-                await self.log.close()
+                try:
+                    await self._close_executors()
+                finally:
+                    await self.reader.close()
+                    await self.log.close()
             finally:
                 # Also when the closing is cancelled: nothing may stay open.
                 self._state = "closed"
@@ -236,7 +300,24 @@ class Engine(LivesOnLoop):
                     if not wake.done():
                         wake.set_result(None)
 
+    async def _close_executors(self) -> None:
+        executors = self.__dict__.get("executors")
+        if executors is None or not executors.are_used:
+            return
+        try:
+            await executors.close()
+            if self._lock is not None:
+                from treadle.storage import home
+
+                await self.io.run(home.sweep_tmp, self.home, 0)  # of workers that were killed while they wrote
+        finally:
+            bridge = self.__dict__.get("bridge")
+            if bridge is not None:
+                await self.io.run(bridge.remove)
+
     async def _drain(self, timeout_s: float) -> None:
+        import asyncio
+
         runs = [run.done for run in self.runs_here.values()]
         if runs:
             await asyncio.wait(runs, timeout=timeout_s)
@@ -263,6 +344,8 @@ class Engine(LivesOnLoop):
                 "the engine is closing and begins no new run", fix="start runs before `async with` is left"
             )
         if self.log.unavailable is not None:
+            from treadle.storage.log import again
+
             raise again(self.log.unavailable)
 
     def check_readable(self) -> None:
@@ -288,6 +371,8 @@ class Engine(LivesOnLoop):
         The run is cancelled when the await is.
         """
         self.check_usable()
+        from treadle._runtime import queries
+
         queries.check_pipeline(target)
         handle = target.with_options(engine=self)._handle(None, args, kwargs)
         return cast("RunResult[R]", await handle.attached_result())
@@ -299,6 +384,8 @@ class Engine(LivesOnLoop):
             IdempotencyConflict: its key was used with other arguments.
         """
         self.check_usable()
+        from treadle._runtime import queries
+
         queries.check_pipeline(target)
         handle = target.with_options(engine=self).start(*args, **kwargs)
         return await handle.accepted()
@@ -313,6 +400,8 @@ class Engine(LivesOnLoop):
             RunNotFound: there is no such run, or its pipeline or arguments are not to be had.
         """
         self.check_usable()
+        from treadle._runtime import upkeep
+
         return await upkeep.resume(self, run_id, changed)
 
     @overload
@@ -326,6 +415,8 @@ class Engine(LivesOnLoop):
             wait: give the results when the runs have ended; else their handles, at once.
         """
         self.check_usable()
+        from treadle._runtime import upkeep
+
         return await upkeep.recover(self, wait=wait)
 
     async def cancel(self, run_id: str) -> None:
@@ -333,7 +424,10 @@ class Engine(LivesOnLoop):
 
         Raises:
             RunNotFound: there is no such run.
+            RunElsewhere: another engine performs it.
         """
+        from treadle._runtime import upkeep
+
         await upkeep.cancel(self, run_id)
 
     # -- looking --------------------------------------------------------------------------
@@ -344,6 +438,8 @@ class Engine(LivesOnLoop):
         Raises:
             RunNotFound: there is no such run.
         """
+        from treadle._runtime.results import RunResult
+
         row = await self.run_row(run_id)
         return RunResult(run_id, row["pipeline"], self.archive, self.runs_here.get(run_id))
 
@@ -358,6 +454,8 @@ class Engine(LivesOnLoop):
             limit: at most so many.
             children: child runs, too.
         """
+        from treadle._runtime import queries
+
         return await queries.runs(self, pipeline, status, limit, children)
 
     def events(self, run_id: str | None = None, after: int = 0, follow: bool = False) -> AsyncIterator[Event]:
@@ -368,6 +466,8 @@ class Engine(LivesOnLoop):
             after: only those with a higher number.
             follow: go on with new ones until the run ends (or the engine, if no run is named).
         """
+        from treadle._runtime import queries
+
         return queries.events(self, run_id, after, follow)
 
     async def logs(self, run_id: str, step: str | None = None) -> list[Logged]:
@@ -377,6 +477,8 @@ class Engine(LivesOnLoop):
             run_id: of which run.
             step: only of this step or call.
         """
+        from treadle._runtime import queries
+
         return await queries.logs(self, run_id, step)
 
     async def artifact(self, name: str, version: int | None = None) -> Artifact[Any]:
@@ -385,6 +487,8 @@ class Engine(LivesOnLoop):
         Raises:
             ArtifactNotFound: there is none.
         """
+        from treadle._runtime import queries
+
         return await queries.artifact(self, name, version)
 
     async def prune(
@@ -401,20 +505,28 @@ class Engine(LivesOnLoop):
             Numbers of ``runs``, ``artifacts`` and ``bytes``.
         """
         self.check_usable()
+        from treadle._runtime import pruning
+
         return await pruning.prune(self, older_than, keep_last, dry_run)
 
     def metrics(self) -> dict[str, float]:
         """Counters and gauges: ``log_flushes``, ``log_events``, ``calls_running`` and others."""
+        from treadle._runtime import queries
+
         return queries.metrics(self)
 
     def health(self) -> dict[str, Any]:
         """Whether the engine can work, and what is wrong if not."""
+        from treadle._runtime import queries
+
         return queries.health(self)
 
     # -- for the runtime ------------------------------------------------------------------
 
     async def run_row(self, run_id: str) -> dict[str, Any]:
         """The row of a run in the table of runs."""
+        from treadle._runtime import queries
+
         return await queries.run_row(self, run_id)
 
     def step_limit(self, step: Step[..., Any]) -> Limit:
@@ -424,6 +536,52 @@ class Engine(LivesOnLoop):
         limits = self._step_limits.setdefault(step.base, {})
         return limits.setdefault(capacity, Limit(capacity))
 
+    @cached_property
+    def capacity(self) -> Capacity:
+        """What there is for steps that name resources."""
+        from treadle._runtime.capacity import Capacity
+
+        return Capacity(self._resources, self._overcommit)
+
+    @cached_property
+    def executors(self) -> Executors:
+        """Where steps are performed that are not inline."""
+        from treadle._runtime.executors import Executors
+
+        return Executors(self._executors, self._isolated)
+
+    @cached_property
+    def bridge(self) -> Bridge | None:
+        """What stands between workers and a store that they cannot reach."""
+        from treadle._runtime.executors import bridge_for
+
+        return bridge_for(self.vault.blobs)
+
+    @cached_property
+    def shared_folders(self) -> tuple[Path, Path]:
+        """The folders where workers find large values, and where they begin to write them."""
+        store: Any = self.bridge.blobs if self.bridge is not None else self.vault.blobs
+        folders: tuple[Path, Path] = store.folders
+        return folders
+
+    def placed(self, plan: Plan, *, debug: bool) -> Plan:
+        """Say who performs the calls of a plan.
+
+        Raises:
+            ExecutorNotFound: nobody of the name that the step asks for.
+            StepNotImportable: another process could not find the step.
+        """
+        from treadle._runtime import inline
+
+        plan.attempt = inline.attempt
+        if plan.runtime != "inline":
+            from treadle._runtime import executors, isolated
+
+            placed = self.executors.of(plan.name, plan.runtime)
+            if not debug:
+                isolated.place(placed, plan, executors.target_of(plan.name, plan.fn))
+        return plan
+
     @property
     def is_shared(self) -> bool:
         """Whether other processes can open its home, too."""
@@ -431,6 +589,8 @@ class Engine(LivesOnLoop):
 
     def is_alive(self, owner: str) -> bool:
         """Whether the engine of this id lives, here or in another process."""
+        from treadle.storage import owners
+
         return owner == self.id or (self._lock is not None and owners.is_alive(self.home, owner))
 
     def renew(self) -> None:
@@ -446,6 +606,21 @@ class Engine(LivesOnLoop):
     def __repr__(self) -> str:
         place = getattr(self, "home", self._home_option)
         return f"<Engine {self._state} on {place}, {len(self.runs_here)} runs>"
+
+
+def _load() -> None:
+    """Load what the first run needs."""
+    from treadle._runtime import lifecycle, queries, scheduler, upkeep
+
+    del lifecycle, queries, scheduler, upkeep
+
+
+def _routes(given: Mapping[Any, Any] | None) -> Routes | None:
+    if given is None:
+        return None
+    from treadle._runtime.routes import Routes
+
+    return Routes(given)
 
 
 defaults.factory = Engine

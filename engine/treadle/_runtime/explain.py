@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,6 +17,7 @@ from treadle._core.binding import find, replace
 from treadle._core.fingerprint import Fingerprint
 from treadle._core.fingerprint import explain as differences
 from treadle._core.replay import CallRecord
+from treadle._record import record
 from treadle._runtime import defaults
 from treadle._runtime.archive import Archive
 from treadle._runtime.artifact import Artifact, Vault
@@ -26,9 +26,9 @@ from treadle._runtime.context import active_engine
 from treadle._runtime.identity import Identities
 from treadle._runtime.inputs import Values, in_order, labelled
 from treadle._runtime.plan import Plan
-from treadle._runtime.sources import Unmapped
+from treadle._runtime.unmapped import Unmapped
 from treadle.errors import EncodeError
-from treadle.options import StepOptions
+from treadle.options import CachePolicy, StepOptions
 from treadle.storage import blobs, home
 from treadle.storage.rows import ArtifactRow
 from treadle.storage.schema import DATABASE
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _LOOKED_AT = 20
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CacheExplanation:
     """What the cache would say to a call.
 
@@ -59,12 +59,51 @@ class CacheExplanation:
 
 
 def keep_manifest(engine: Engine, plan: Plan) -> None:
-    """Have it recorded, once per code, what a fingerprint was made of."""
-    code = plan.known.fingerprint
-    if code is None or plan.policy is None or code.digest in engine.described:
+    """Have it recorded what keys are made of: the code's fingerprint, and the rest once per step and policy."""
+    code, policy = plan.known.fingerprint, plan.policy
+    if policy is None:
         return
-    engine.described.add(code.digest)
-    engine.log.describe(code.digest, zlib.compress(msgspec.msgpack.encode(code.parts), 1))
+    if len(engine.described) > _MOST_DESCRIBED:
+        engine.described.clear()
+    if code is not None and code.digest not in engine.described:
+        engine.described.add(code.digest)
+        engine.log.describe(code.digest, _packed(code.parts))
+    place = _PLANS + plan.tag + blake3(repr(_policy_parts(policy)).encode()).digest()[:8]
+    if place not in engine.described:
+        engine.described.add(place)
+        engine.log.describe(place, _packed(_parts_of(plan, policy)))
+
+
+_PLANS = b"plan:"
+_MOST_DESCRIBED = 10_000
+_Parts = tuple[tuple[str, str], ...]
+
+
+def _packed(parts: _Parts) -> bytes:
+    return zlib.compress(msgspec.msgpack.encode(parts), 1)
+
+
+def _unpacked(packed: bytes) -> _Parts:
+    return msgspec.msgpack.decode(zlib.decompress(packed), type=_Parts)
+
+
+def _parts_of(plan: Plan, policy: CachePolicy) -> _Parts:
+    """What a key is made of beside code and inputs, as sorted (label, text)."""
+    parts = [*plan.known.manifest.parts, *_policy_parts(policy)]
+    if plan.version is not None:
+        parts.append(("version", repr(plan.version)))
+    parts += [(f"content of file {path}", f"#{digest.hex()}") for path, digest in plan.files]
+    return tuple(sorted(parts))
+
+
+def _policy_parts(policy: CachePolicy) -> list[tuple[str, str]]:
+    looks_at = [word for word, counts in (("code", policy.code), ("inputs", policy.inputs)) if counts]
+    parts = [("what the cache looks at", " and ".join(looks_at) or "nothing but the step")]
+    if policy.key is not None:
+        name = getattr(policy.key, "__qualname__", type(policy.key).__name__)
+        parts.append(("the cache policy's key function", name))
+    parts += [(f"leaving out input {name}", "ignored") for name in policy.ignore]
+    return parts
 
 
 def explain_cache(step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> CacheExplanation:
@@ -160,14 +199,34 @@ def _changes(plan: Plan, archive: Archive, values: Values, identity: bytes, key:
     old = _newest_call(plan, archive)
     if old is None:
         return (f"no outcome of step {plan.name} is recorded",)
-    found = [*_code_changes(plan, archive, old), *_input_changes(plan, old, values)]
+    if not old.key:
+        return ("the newest outcome was recorded with cache=False, or with an input that cannot be hashed",)
+    found = [
+        *_plan_changes(plan, archive, old),
+        *_code_changes(plan, archive, old),
+        *_input_changes(plan, old, values),
+    ]
     if found:
         return tuple(found)
+    if old.key == key and old.fallback:
+        return ("its newest outcome came from its fallback, and what a fallback gives is never cached",)
     if old.key == key:
         return ("its stored output was pruned, or replaced by a damaged one",)
+    if plan.policy is not None and plan.policy.key is not None:
+        return ("its cache policy's key function gave another text",)
     if old.identity != identity:
         return ("the step itself changed: its module, name, outputs, defaults or what it closes over",)
     return ("its version=, its cache policy or the content of its files= changed",)
+
+
+def _plan_changes(plan: Plan, archive: Archive, old: CallRecord) -> tuple[str, ...]:
+    """What is different beside code and inputs: identity, version, policy, files."""
+    tag = old.key[: len(plan.tag)]
+    known = [_unpacked(packed) for packed in archive.manifests_from(_PLANS + tag)]
+    new = _parts_of(plan, plan.policy) if plan.policy is not None else ()
+    if not known or new in known:
+        return ()
+    return differences(Fingerprint(tag, known[-1]), Fingerprint(plan.tag, new))
 
 
 def _newest_call(plan: Plan, archive: Archive) -> CallRecord | None:
@@ -182,13 +241,12 @@ def _newest_call(plan: Plan, archive: Archive) -> CallRecord | None:
 def _code_changes(plan: Plan, archive: Archive, old: CallRecord) -> tuple[str, ...]:
     new = plan.known.fingerprint
     policy = plan.policy
-    if new is None or old.code == new.digest or policy is None or not policy.code or plan.has_version:
+    if new is None or old.code == new.digest or policy is None or not policy.code or plan.version is not None:
         return ()
     packed = archive.manifest(old.code)
     if packed is None:
         return ("its code changed",)
-    parts = msgspec.msgpack.decode(zlib.decompress(packed), type=tuple[tuple[str, str], ...])
-    return differences(Fingerprint(old.code, parts), new)
+    return differences(Fingerprint(old.code, _unpacked(packed)), new)
 
 
 def _input_changes(plan: Plan, old: CallRecord, values: Values) -> list[str]:

@@ -20,6 +20,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from treadle import events as ev
 from treadle._core.admission import Limit
 from treadle._core.machine import CallState
 from treadle._core.naming import child
@@ -66,12 +67,16 @@ class Feeder(Mapped, Generic[T]):
         self._first_failure: StepFuture[T] | None = None
         self._source_error: BaseException | None = None
         self._feeder = run.loop.create_task(self._make_all(), context=self._context.copy())
+        self._feeder.add_done_callback(self._end_unbegun)
         run.feeders[self] = None
 
     @property
     def length(self) -> int | None:
-        """How many calls it has, or ``None`` while that is not known."""
-        if self._sources.length is None and self._is_complete and not self._has_dropped:
+        """How many calls it has, or ``None`` while that is not known.
+
+        Over an input without a length it is known when the whole map was awaited, not when the input happens to end.
+        """
+        if self._sources.length is None and self._is_complete and not self._is_lazy and not self._has_dropped:
             return self._next
         return self._sources.length
 
@@ -149,6 +154,8 @@ class Feeder(Mapped, Generic[T]):
             return
         self._is_complete = True
         self._run.feeders.pop(self, None)
+        if self._was_cancelled:
+            self._record_unmade()
         if self._was_cancelled or self._source_error is not None:
             for source in self._sources.mapped:
                 if isinstance(source, Feeder):
@@ -156,6 +163,24 @@ class Feeder(Mapped, Generic[T]):
         if not self._open:
             self._last_ended()
         self._run.feeder_ended()
+
+    def _end_unbegun(self, _: asyncio.Task[None]) -> None:
+        """A task that is cancelled before its first step never makes it."""
+        if not self._is_complete:
+            self._was_cancelled = True
+            self._complete()
+
+    def _record_unmade(self) -> None:
+        """Every call of a map that was submitted has a result, also the ones that a cancellation came before."""
+        run, length = self._run, self._sources.length
+        if length is None or self._next >= length or run.is_ending_early:
+            return
+        run.append(
+            ev.CallsCancelled(
+                at=run.now(), map=run.name_of_map(self.name), of=self._plan.name, first=self._next,
+                count=length - self._next,
+            )
+        )  # fmt: skip
 
     def halt(self) -> None:
         """Make no more calls."""
@@ -367,6 +392,8 @@ class Feeder(Mapped, Generic[T]):
         for known in [*self._children.values(), *self._loose.values()]:
             if not has_ended(known):
                 self._run.cancel_call(known if isinstance(known, Call) else known._call, "caller")
+        if self._sources.length is not None:
+            self._complete()  # now: who indexes it next would have the calls made all the same
 
     def _indexes_of_ended(self) -> list[int]:
         return [index for index, known in self._children.items() if has_ended(known)]

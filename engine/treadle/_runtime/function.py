@@ -24,6 +24,10 @@ async def perform(run: Run) -> Any:
         asyncio.CancelledError: the run was told to stop.
         BaseException: whatever the function raises.
     """
+    if run.target.is_static:
+        from treadle._runtime import performing  # few pipelines are static
+
+        return await performing.perform(run)
     if run.ending is not None:
         raise asyncio.CancelledError
     if run.target.is_async:

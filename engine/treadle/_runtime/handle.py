@@ -14,6 +14,7 @@ from treadle._runtime import launch
 from treadle._runtime.context import active_call, current_run
 from treadle._runtime.defaults import engine_here
 from treadle._runtime.plan import logger
+from treadle._runtime.run import context_for
 from treadle.errors import AwaitCycle, ResultNotReady
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ class RunHandle(Generic[R_co]):
         engine = parent.engine if parent is not None else engine_here(target)
         if engine is not None:
             engine.check_usable(for_a_new_run=parent is None)
+        if target.is_static and not launch.has_references(args, kwargs):
+            # Before there is anything: no run, no home.
+            target = self._target = target.prepared(engine, context_for(parent, target.options), args, kwargs)
         ready = None if engine is None or launch.is_deferred(target, parent, args, kwargs) else launch.begin(
             engine, target, args, kwargs, parent, self.id
         )  # fmt: skip
@@ -123,6 +127,12 @@ class RunHandle(Generic[R_co]):
             return asyncio.run_coroutine_threadsafe(self._value(), self._loop).result(timeout)
         except concurrent.futures.CancelledError:
             raise asyncio.CancelledError from None
+
+    async def ended(self) -> launch.Launched:
+        """Wait for the end, and take no notice of how it was."""
+        launched = await self._ready()
+        await self._finished(launched)
+        return launched
 
     async def accepted(self) -> RunHandle[R_co]:
         """Wait until the run and its arguments are in the log.

@@ -19,7 +19,6 @@ from treadle.errors import EngineClosed
 from treadle.storage import blobs, home, owners, schema
 from treadle.storage.absent import Generation
 from treadle.storage.log import Log
-from treadle.storage.memory_blobs import MemoryBlobs
 from treadle.storage.reader import Lookup, Reader
 
 
@@ -50,6 +49,7 @@ class Holdings:
     lookup: Lookup
     reader: Reader
     archive: Archive
+    has_running: bool
 
     def __init__(
         self, engine_id: str, place: str | os.PathLike[str] | None, artifacts: str | os.PathLike[str] | None,
@@ -75,6 +75,7 @@ class Holdings:
             undo.callback(self.log.abort)
             self.lookup, self.reader = Lookup(database, generation), Reader(database)
             undo.callback(self.lookup.close)
+            self.has_running = self.lookup.has_running()
             self.archive = Archive(database, self.vault, in_memory=self._in_memory)
             if not self._in_memory:
                 home.sweep_tmp(self.home, 0)
@@ -87,6 +88,8 @@ class Holdings:
 
     def _open_blobs(self) -> ArtifactStore:
         if self._in_memory and self._artifacts is None:
+            from treadle.storage.memory_blobs import MemoryBlobs
+
             return MemoryBlobs()
         return blobs.open_blobs(self._artifacts, self.home)
 

@@ -6,10 +6,11 @@ Knows what a walk over a step's code has found, and asks its witness before each
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from treadle._core.fingerprint import Fingerprint, StepIdentity, Witness, code_digest, fingerprint, step_identity
+from treadle._record import record
 from treadle._runtime.source import ModuleSource
 from treadle.errors import EncodeError
 from treadle.options import CachePolicy
@@ -22,7 +23,7 @@ _MAX_KNOWN = 64
 """Of one step: copies with other names, outputs or ``depends_on`` count each for themselves."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Known:
     """What is known of a step: its identity, its code, the digests of its defaults, and what cannot be hashed."""
 

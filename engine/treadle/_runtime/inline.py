@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
+from treadle._runtime import groups
 from treadle._runtime.call import Call
 from treadle._runtime.inputs import Values
+from treadle._runtime.usage import Meter
 from treadle.errors import StepTimeout, ThreadsExhausted
 
 GRACE_S = 0.03
@@ -24,6 +26,20 @@ def attempt(call: Call, values: Values) -> Awaitable[Any]:
         ThreadsExhausted: too many threads are stuck.
         BaseException: whatever the body raises.
     """
+    return _attempt(call, values) if call.plan.resources is None else _measured(call, values)
+
+
+async def _measured(call: Call, values: Values) -> Any:
+    """An attempt of a step that names resources: how much memory there was during it is part of its result."""
+    meter = call.meter = call.meter or Meter()
+    meter.begin()
+    try:
+        return await _attempt(call, values)
+    finally:
+        meter.end()
+
+
+def _attempt(call: Call, values: Values) -> Awaitable[Any]:
     plan = call.plan
     if call.run.debug:
         return _by_itself(call, values)
@@ -42,11 +58,46 @@ async def _by_itself(call: Call, values: Values) -> Any:
         return await result if call.plan.is_async else result
 
 
-async def _on_loop_in_time(call: Call, values: Values, timeout_s: float) -> Any:
+async def aside(
+    call: Call, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, is_async: bool
+) -> Any:
+    """Call a function that stands beside the step where its body would run, with the step's timeout for itself.
+
+    What it returns may have to be awaited.
+    """
+    if call.run.debug:
+        async with call.run.debug_lock:
+            result = fn(*args, **kwargs)
+            return await result if is_async else result
+    if not (is_async or call.plan.is_on_loop):
+        return await _in_thread(call, Values(args, kwargs), fn)
+    if is_async and call.plan.timeout is not None:
+        return await _on_loop_in_time(call, Values(args, kwargs), call.plan.timeout, fn)
+    result = fn(*args, **kwargs)
+    return await result if is_async else result
+
+
+async def _on_loop_in_time(
+    call: Call, values: Values, timeout_s: float, fn: Callable[..., Coroutine[Any, Any, Any]] | None = None
+) -> Any:
     """The body in a task of its own, so that one that swallows its cancellation can be left behind."""
-    body = call.run.loop.create_task(call.plan.fn(*values.args, **values.kwargs), context=contextvars.copy_context())
+    function, clock = fn or call.plan.fn, call.run.engine.clock
+    returned_at = deadline = clock.monotonic() + timeout_s
+    exits: list[SystemExit] = []
+
+    async def perform() -> Any:
+        nonlocal returned_at
+        result = None
+        try:
+            result = await function(*values.args, **values.kwargs)
+        except SystemExit as error:
+            exits.append(error)  # raised in a task of its own, it would end the loop
+        returned_at = clock.monotonic()
+        return result
+
+    body = call.run.loop.create_task(perform(), context=contextvars.copy_context())
     expired: asyncio.Future[None] = call.run.loop.create_future()
-    timer = call.run.engine.clock.call_later(timeout_s, _ring, expired)
+    timer = clock.call_later(timeout_s, ring, expired)
     try:
         await asyncio.wait((body, expired), return_when=asyncio.FIRST_COMPLETED)
         if not body.done():
@@ -67,15 +118,21 @@ async def _on_loop_in_time(call: Call, values: Values, timeout_s: float) -> Any:
         raise
     finally:
         timer.cancel()
-    return body.result()
+    result = body.result()
+    if returned_at > deadline:  # it held the loop up, so the timer could not ring
+        raise timed_out(call)
+    if exits:
+        raise exits.pop()
+    return result
 
 
-def _ring(expired: asyncio.Future[None]) -> None:
+def ring(expired: asyncio.Future[None]) -> None:
+    """A timer has rung."""
     if not expired.done():
         expired.set_result(None)
 
 
-async def _in_thread(call: Call, values: Values) -> Any:
+async def _in_thread(call: Call, values: Values, fn: Callable[..., Any] | None = None) -> Any:
     engine = call.run.engine
     if engine.pool.abandoned >= engine.pool.size:
         raise ThreadsExhausted(
@@ -85,8 +142,11 @@ async def _in_thread(call: Call, values: Values) -> Any:
         )
     future: asyncio.Future[Any] = call.run.loop.create_future()
     context = contextvars.copy_context()
-    body = partial(context.run, call.plan.fn, *values.args, **values.kwargs)
-    job = engine.pool.start(body, partial(_finish, future))
+    meter = call.meter = call.meter or Meter()
+    body = fn or call.plan.fn
+    job = engine.pool.start(
+        lambda: context.run(meter.timed, body, values.args, values.kwargs), partial(_finish, future), groups.lease(call)
+    )
     timer = None
     if call.plan.timeout is not None:
         timer = call.run.engine.clock.call_later(call.plan.timeout, _expire, future)

@@ -10,14 +10,18 @@ import msgspec
 from blake3 import blake3
 
 from treadle._core.binding import CONTAINERS, PLAIN, Binder, find, replace
+from treadle._runtime import facts, validation
 from treadle._runtime.artifact import Artifact
 from treadle._runtime.call import Call, StepFuture
+from treadle._runtime.distant import DistantFuture, Unloaded, arrived
 from treadle._runtime.mapping import MapFuture
 from treadle._runtime.plan import Plan, hint
-from treadle._runtime.sources import Unmapped
+from treadle._runtime.unmapped import Unmapped
 from treadle.errors import EncodeError
 from treadle.events import Input
+from treadle.kinds import Asset, check_name
 from treadle.storage import codecs
+from treadle.storage.rows import ArtifactRow, Body
 
 if TYPE_CHECKING:
     from treadle._runtime.engine import Engine
@@ -68,7 +72,7 @@ def plain(call: Call) -> Values | None:
         return _single(call, names[0], call.args[0])
     taken: dict[str, _Taken] = {}
     for label, value in labelled(call.plan.binder, call.args, call.kwargs):
-        if type(value) not in PLAIN and not _is_quick_argument(call, value):
+        if type(value) not in PLAIN and not is_quick_argument(call, value):
             return None
         taken[label] = _take(call, label, value)
     return _collect(call, taken)
@@ -78,6 +82,8 @@ def _single(call: Call, name: str, value: Any) -> Values | None:
     """The most frequent case, one plain argument, without the detours of the general one."""
     if not is_quick(value):
         return None
+    if call.plan.wants_kind:
+        validation.check_input(call.plan, name, value, is_linked=False)
     digest = codecs.encode(value).digest
     return Values((value,), _NO_NAMES, {name: value}, {name: digest}, (Input(name, digest),))
 
@@ -88,7 +94,7 @@ async def load(call: Call) -> Values:
     taken: dict[str, _Taken] = {}
     for label, value in labelled(call.plan.binder, call.args, call.kwargs):
         loaded = {id(artifact): await artifact.load() for artifact in find((value,), (Artifact,))}
-        if type(value) in PLAIN or _is_quick_argument(call, value):
+        if type(value) in PLAIN or is_quick_argument(call, value):
             taken[label] = _take(call, label, value, loaded)
         else:
             taken[label] = await engine.io.run(_take, call, label, value, loaded)
@@ -106,21 +112,21 @@ def labelled(binder: Binder, args: tuple[Any, ...], kwargs: dict[str, Any] | Non
     return found
 
 
-def _is_quick_argument(call: Call, value: Any) -> bool:
+def is_quick_argument(call: Call, value: Any) -> bool:
     if isinstance(value, StepFuture):
-        return True
+        return not value.done() or type(asyncio.Future.result(value)) is not Unloaded
     if isinstance(value, Unmapped):
-        return value.taken is not None or _is_quick_argument(call, value.value)
+        return value.taken is not None or is_quick_argument(call, value.value)
     if isinstance(value, (MapFuture, Artifact)):
         return isinstance(value, MapFuture) and len(value) < HEAVY_ITEMS
-    return is_quick(value) and not next(find((value,), (Artifact,)), None)
+    return is_quick(value) and not next(find((value,), (Artifact, DistantFuture)), None)
 
 
 def _take(call: Call, label: str, value: Any, loaded: dict[int, Any] | None = None) -> _Taken:
     kind = type(value)
     if kind in PLAIN:
         return _Taken(value, codecs.encode(value).digest)
-    if kind is StepFuture:
+    if kind is StepFuture or kind is DistantFuture:
         return _take_future(call, label, value)
     if isinstance(value, Unmapped):
         return _shared(call, label, value, loaded)
@@ -132,22 +138,23 @@ def _take(call: Call, label: str, value: Any, loaded: dict[int, Any] | None = No
     if isinstance(value, MapFuture):
         content, producer = value._values(), value.name
     elif next(find((value,), Stand_ins), None) is not None:
-        content = replace(value, Stand_ins, lambda item: _content(item, loaded))
-        producer = ",".join(map(_origin, find((value,), (StepFuture, MapFuture))))
+        content = replace(value, Stand_ins, lambda item: content_of(item, loaded))
+        producer = ",".join(map(origin, find((value,), (StepFuture, MapFuture))))
     else:
         content, producer = value, ""
     return _digested(call, label, content, producer)
 
 
-def _origin(item: Any) -> str:
+def origin(item: Any) -> str:
     """How an input names its producer: the call, ``call.output``, or the map."""
     output = getattr(item, "_output", "")
     return f"{item.name}.{output}" if output else str(item.name)
 
 
-def _content(item: Any, loaded: dict[int, Any] | None) -> Any:
+def content_of(item: Any, loaded: dict[int, Any] | None) -> Any:
+    """What an argument, or a part of it, stands for."""
     if isinstance(item, StepFuture):
-        return asyncio.Future.result(item)
+        return arrived(asyncio.Future.result(item))
     if isinstance(item, MapFuture):
         return item._values()
     if isinstance(item, Unmapped):
@@ -157,15 +164,18 @@ def _content(item: Any, loaded: dict[int, Any] | None) -> Any:
 
 def _take_future(call: Call, label: str, future: StepFuture[Any]) -> _Taken:
     """A producer's output: its digest is known, and a small mutable value is decoded afresh."""
-    value = asyncio.Future.result(future)
+    value = arrived(asyncio.Future.result(future))
     producer = future._call
     name = f"{producer.name}.{future._output}" if future._output else producer.name
     rows = producer.rows
     if rows is None or (len(rows) > 1 and not future._output):
         return _digested(call, label, value, name)
     body = rows[producer.plan.output_names.index(future._output) if future._output else 0].body
-    if type(value) not in PLAIN and body.data is not None:
-        value = codecs.decode(body.codec, body.data, trusted=True)
+    if type(value) not in PLAIN:
+        if body.data is not None:
+            value = codecs.decode(body.codec, body.data, trusted=True)
+        elif body.size <= COPIED_BYTES:
+            return _digested(call, label, value, name)  # its bytes lie at a route's place, so the copy is made here
     return _Taken(value, body.digest, name)
 
 
@@ -219,6 +229,9 @@ def _collect(call: Call, taken: dict[str, _Taken]) -> Values:
     values = Values()
     count = len(call.args)
     items = list(taken.items())
+    if plan.expected is not None:
+        for label, item in items:
+            validation.check_input(plan, label, item.value, is_linked=bool(item.producer or item.artifact))
     values.args = tuple([item.value for _, item in items[:count]])
     values.kwargs = {name: item.value for name, (_, item) in zip(call.kwargs or (), items[count:], strict=True)}
     values.bound = {label: item.value for label, item in items}
@@ -250,12 +263,14 @@ def keep_plain(call: Call) -> bytes:
     kept: list[tuple[str, str, bytes]] = []
     for label, value in labelled(call.plan.binder, call.args, call.kwargs):
         whole = value.value if isinstance(value, Unmapped) else value
+        if isinstance(whole, StepFuture) and whole._call.rows is None:
+            whole = content_of(whole, None)  # its step keeps nothing, so there is no artifact to load it from
         if isinstance(whole, (StepFuture, MapFuture, Artifact)) or not is_quick(whole):
             continue
         if next(find((whole,), (Artifact,)), None) is not None:
             continue
         try:
-            encoded = encode(call.run.engine, replace(whole, Stand_ins, lambda item: _content(item, None)))
+            encoded = encode(call.run.engine, replace(whole, Stand_ins, lambda item: content_of(item, None)))
         except Exception:
             continue  # it is about a failure already
         if len(encoded.data) <= COPIED_BYTES:
@@ -269,7 +284,9 @@ def is_quick(value: Any) -> bool:
     if kind in PLAIN:
         return kind not in (str, bytes) or len(value) < HEAVY_BYTES
     if kind in CONTAINERS:
-        return len(value) < HEAVY_ITEMS
+        return _has_few_parts(value)
+    if isinstance(value, Asset):
+        return is_quick(value.value)
     size = getattr(value, "nbytes", None)
     if isinstance(size, int):
         return size < HEAVY_BYTES
@@ -278,9 +295,55 @@ def is_quick(value: Any) -> bool:
     )
 
 
+def _has_few_parts(value: Any) -> bool:
+    """Whether nested containers have few parts in all; one that is shared counts as often as it occurs."""
+    left, todo = HEAVY_ITEMS, [value]
+    while todo:
+        container = todo.pop()
+        left -= len(container) or 1
+        if left <= 0:
+            return False
+        inner = container.values() if type(container) is dict else container
+        if not PLAIN.issuperset(map(type, inner)):
+            todo += [part for part in inner if type(part) in CONTAINERS]
+    return True
+
+
 def encode(engine: Engine, value: Any) -> codecs.Encoded:
     """Encode with this engine's rules."""
     return codecs.encode(value, code_digest=engine.identities.code_digest, allow_pickle=engine.vault.allow_pickle)
+
+
+def described(engine: Engine, value: Any) -> tuple[codecs.Encoded, bytes]:
+    """A value encoded, and what is known of it."""
+    return encode(engine, value), facts.packed(value)
+
+
+async def keep(call: Call, output: str, value: Any, seconds: float) -> ArtifactRow:
+    """Store one output: in the commit that records it if it is small, else as a blob, durably, before that."""
+    engine = call.run.engine
+    if is_quick(value):
+        encoded, known = encode(engine, value), facts.packed(value)
+    else:
+        encoded, known = await engine.io.run(described, engine, value)
+    body = Body(
+        encoded.digest, encoded.checksum, len(encoded.data), encoded.codec, encoded.type_name,
+        call.run.id, call.name, output, call.run.now(), seconds, step=call.plan.name, metadata=known, shape=call.shape,
+    )  # fmt: skip
+    if body.size <= COPIED_BYTES:
+        body.data = bytes(encoded.data)
+    else:
+        body.location = await engine.io.run(engine.vault.blobs.put, encoded.data, encoded.checksum)
+        freeze(value)
+    return ArtifactRow(output, body, alias=alias_of(output, value))
+
+
+def alias_of(output: str, value: Any) -> str:
+    """The name under which an output is found beside its own: that of the ``Model``, if it has another one."""
+    if not isinstance(value, Asset) or value.name is None or value.name == output:
+        return ""
+    check_name(type(value), value.name)  # it may have been changed since
+    return value.name
 
 
 def encode_quickly(engine: Engine, value: Any) -> codecs.Encoded | None:
@@ -298,7 +361,9 @@ def _read_only(value: Any) -> Any:
 
 
 def freeze(value: Any) -> None:
-    """Make a large array read-only, since consumers share it."""
+    """Make a large array read-only, since consumers share it; also one in a ``Model`` or ``Dataset``."""
+    if isinstance(value, Asset):
+        value = value.value
     flags: Callable[..., None] | None = getattr(value, "setflags", None)
     if flags is not None and type(value).__module__ == "numpy":
         flags(write=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from treadle._runtime.defaults import default_engine
 from treadle._runtime.mapping import MapFuture
 from treadle._runtime.results import RunResult
 from treadle._runtime.resuming import Changed, resume
-from treadle._runtime.run import Run
+from treadle._runtime.run import Run, context_for
 from treadle.errors import ArtifactDamaged, DecodeError, EncodeError, IdempotencyConflict
 from treadle.storage.rows import Part
 from treadle.storage.writer import Transaction
@@ -34,7 +34,7 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 def new_run_id() -> str:
     """A new id: 26 characters that sort by time, 48 bits of milliseconds and 80 random ones (as in ULID)."""
-    number = int(time.time() * 1000) << 80 | int.from_bytes(secrets.token_bytes(10), "big")
+    number = int(time.time() * 1000) << 80 | int.from_bytes(os.urandom(10), "big")
     return "".join(_ALPHABET[number >> shift & 31] for shift in range(125, -1, -5))
 
 
@@ -76,9 +76,15 @@ def is_deferred(
     """Whether something has to be awaited before the run can begin."""
     if target.options.idempotency_key or (parent is not None and parent.memory is not None):
         return True
-    if next(find((args, kwargs), References), None) is not None:
+    if has_references(args, kwargs):
         return True
-    return not all(map(inputs.is_quick, (*args, *kwargs.values())))
+    given = (kwargs.get("inputs") or {}) if target.is_wired else kwargs
+    return not all(map(inputs.is_quick, (*args, *given.values(), *(target.options.context or {}).values())))
+
+
+def has_references(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether arguments stand for values that have to be awaited or loaded."""
+    return next(find((args, kwargs), References), None) is not None
 
 
 def begin(
@@ -130,6 +136,8 @@ async def launch(
     engine.check_usable()
     args = tuple([await _resolved(value) for value in args])
     kwargs = {name: await _resolved(value) for name, value in kwargs.items()}
+    if target.is_static:
+        target = target.prepared(engine, context_for(parent, target.options), args, kwargs)
     if target.options.idempotency_key:
         return await _launch_once(engine, target, args, kwargs, parent, run_id)
     if parent is not None and parent.memory is not None:
@@ -159,7 +167,8 @@ async def _launch_once(
     run = Run(engine, run_id, target, engine.pipeline_defaults.over(target.options), args, kwargs, parent)
     stored = await engine.io.run(acceptance.store, run)
     assert stored is not None
-    written = await engine.io.run(inputs.encode, engine, target.binder.canonical(args, kwargs))
+    canonical = acceptance.arguments((), target.binder.canonical(args, kwargs), run.context)
+    written = await engine.io.run(inputs.encode, engine, canonical if run.context else canonical[1])
     digest, key = written.digest, target.options.idempotency_key
     held: list[Part] = []
 
@@ -208,7 +217,8 @@ async def _child_again(
 ) -> Launched | None:
     """In a resumed run, a child with the same pipeline and arguments is the same child."""
     try:
-        wanted = inputs.encode(engine, [list(args), kwargs]).digest
+        context = context_for(parent, target.options)
+        wanted = inputs.encode(engine, acceptance.arguments(args, kwargs, context)).digest
     except EncodeError:
         return None
     rows = await engine.reader.rows(
@@ -233,9 +243,16 @@ async def _child_again(
 
 
 def _has_value(engine: Engine, run_id: str) -> bool:
-    """Whether the recorded value of a run can still be loaded."""
-    rows = engine.archive.artifacts([engine.archive.record(run_id).value])
+    """Whether the recorded value of a run can still be loaded; of a wired one, that are the outputs of its calls."""
+    record = engine.archive.record(run_id)
+    numbers = [record.value]
+    if record.accepted is not None and record.accepted.wired:
+        calls = [call for call in record.calls.values() if call.status in ("succeeded", "cached")]
+        if not all(call.artifacts for call in calls):
+            return False  # one was not persisted
+        numbers = [number for call in calls for number in call.artifacts]
+    rows = engine.archive.artifacts(numbers)
     try:
-        return bool(rows) and engine.vault.value(rows[0]) is not rows
+        return len(rows) == len(numbers) and all(engine.vault.value(row) is not rows for row in rows)
     except (ArtifactDamaged, DecodeError):
         return False

@@ -24,19 +24,22 @@ from treadle import events as ev
 from treadle._core import retry
 from treadle._core.binding import PLAIN, find
 from treadle._core.machine import CallState, Trigger
-from treadle._runtime import inline, inputs, recall
+from treadle._core.outputs import is_carried
+from treadle._runtime import absence, breakers, groups, handling, inline, inputs, isolated, recall, routes, validation
 from treadle._runtime.call import Call, Ending, StepFuture
 from treadle._runtime.context import active_call
+from treadle._runtime.distant import part_of
 from treadle._runtime.failures import failure_of
 from treadle._runtime.mapping import MapFuture
 from treadle._runtime.plan import Plan
-from treadle._runtime.recording import add_root, fail, record, skip, skip_without
-from treadle._runtime.sources import Unmapped
-from treadle.errors import ForeignFuture, LogUnavailable, RunInterrupted
+from treadle._runtime.recording import add_root, fail, leave_out, record, skip, skip_without
+from treadle._runtime.unmapped import Unmapped
+from treadle.contracts import Performed
+from treadle.errors import ForeignFuture, LogUnavailable, RunInterrupted, StepCrashed
 from treadle.options import UNSET
 from treadle.storage import failpoints
 from treadle.storage.log import again
-from treadle.storage.rows import ArtifactRow, Body
+from treadle.storage.rows import ArtifactRow
 
 if TYPE_CHECKING:
     from treadle._runtime.run import Run
@@ -44,6 +47,9 @@ if TYPE_CHECKING:
 INLINE_BYTES = 64 * 1024
 EDGES_S = (1.0, 5.0)
 """A body that swallows its cancellation is cancelled again after these, and then left behind."""
+
+MOST_CRASHES = 3
+"""A call whose process died so often is the cause of it."""
 
 References = (StepFuture, MapFuture)
 Reference = StepFuture[Any] | MapFuture[Any]
@@ -121,7 +127,10 @@ def await_inputs(call: Call, awaited: Sequence[Reference] = ()) -> None:
 def _depend(call: Call, producer: Call) -> None:
     if producer.state is CallState.ENDED:
         if producer.outcome not in ("succeeded", "cached"):
-            input_ended(call, producer)
+            if absence.is_left_out(producer):
+                absence.take(call, producer)
+            else:
+                input_ended(call, producer)
         return
     call.pending += 1
     if producer.dependents is None:
@@ -132,6 +141,10 @@ def _depend(call: Call, producer: Call) -> None:
 def input_ended(call: Call, producer: Call) -> None:
     """An input has its outcome: the call comes closer to its start, or is skipped."""
     if producer.outcome in ("succeeded", "cached"):
+        input_came(call)
+    elif absence.is_left_out(producer):
+        if call.state is CallState.WAITING:
+            absence.take(call, producer)
         input_came(call)
     elif call.state is CallState.WAITING:
         skip(call, producer)
@@ -155,6 +168,9 @@ def input_missing(call: Call, group: str, error: BaseException) -> None:
 
 def ready(call: Call) -> None:
     """All inputs are there: stand in line for a slot."""
+    if call.lacks:
+        leave_out(call, call.lacks)
+        return
     call.move(Trigger.INPUTS_READY)
     call.run.engine.scheduler.push(call)
 
@@ -165,12 +181,15 @@ def start(calls: list[Call]) -> None:
     for call in calls:
         call.move(Trigger.ADMITTED)
         try:
-            values = inputs.plain(call)
+            values = inputs.plain(call) if call.plan.executor is None else None
             if values is None:
                 _give_task(call, None)
             else:
                 key(call, values)
-                asked.append((call, values))
+                if call.plan.conditions:
+                    _give_task(call, values)
+                else:
+                    asked.append((call, values))
         except Exception as error:
             fail(call, error)
             call.run.engine.scheduler.release(call)
@@ -194,20 +213,28 @@ async def live(call: Call, values: inputs.Values | None) -> None:
     task = call.task
     try:
         if values is None:
-            values = await inputs.load(call)
+            values = await (inputs.load(call) if call.plan.executor is None else isolated.load(call))
             key(call, values)
-        if await recall.look_up_patiently(call):
+        if await recall.look_up_patiently(call, values):
             return
-        await perform(call, values)
+        try:
+            await perform(call, values)
+        except (Exception, SystemExit) as error:
+            if not handling.is_replaced(call, error):
+                raise
+            await stand_in(call, values, inline.contained(call, error))
         if task is call.task:
             record(call)
     except BaseException as error:
         if not call.is_settled and task is call.task:
             fail(call, inline.contained(call, error))
-        if isinstance(error, GeneratorExit) or (isinstance(error, KeyboardInterrupt) and call.plan.is_async):
+        if isinstance(error, GeneratorExit) or (isinstance(error, KeyboardInterrupt) and call.plan.is_on_loop):
             raise  # Ctrl-C comes to the loop's thread only
     finally:
-        call.run.engine.scheduler.release(call)
+        if call.plan.execution_group is None:
+            call.run.engine.scheduler.release(call)
+        else:
+            groups.walked(call)
         if call.is_settled:
             call.put_down()
 
@@ -230,9 +257,12 @@ def key(call: Call, values: inputs.Values) -> None:
 async def perform(call: Call, values: inputs.Values) -> None:
     """Make attempts until one returns and its outputs are stored, or the retry policy has enough."""
     run, plan = call.run, call.plan
+    if plan.pace is not None:
+        await run.engine.scheduler.pace(call)
     call.started_clock = run.ticks()
-    identity, code, given = call.identity, plan.code, call.inputs
+    identity, code, given, guard, crashes = call.identity, plan.code, call.inputs, plan.guard, 0
     while True:
+        ticket = 0 if guard is None or run.debug else breakers.admit(call, guard)
         call.attempt += 1
         call.budget += 1
         call.move(Trigger.START)
@@ -247,14 +277,19 @@ async def perform(call: Call, values: inputs.Values) -> None:
         failpoints.hit("started")
         identity, code, given = b"", b"", ()
         try:
-            value = await inline.attempt(call, values)
+            value = await (
+                plan.attempt(call, values)
+                if guard is None or not ticket
+                else handling.guarded(call, guard, ticket, values)
+            )
             if call.ending is not None:
                 raise asyncio.CancelledError  # the body swallowed it
             failpoints.hit("performed")
             await store(call, value)
             return
         except Exception as error:
-            delay = _delay(call, error)
+            crashes += isinstance(error, StepCrashed)
+            delay = _delay(call, error) if crashes < MOST_CRASHES else None
             if delay is None:
                 raise
             failure = failure_of(error)
@@ -272,7 +307,7 @@ async def perform(call: Call, values: inputs.Values) -> None:
         await run.engine.clock.sleep(delay)
         if committed is not None:
             await committed  # so that a crash repeats this attempt at the most, and not those before
-        await run.engine.scheduler.admit(call)
+        await run.engine.scheduler.admit_attempt(call)
         call.move(Trigger.ADMITTED)
 
 
@@ -286,14 +321,32 @@ def _delay(call: Call, error: BaseException) -> float | None:
     )
 
 
+async def stand_in(call: Call, values: inputs.Values, error: BaseException) -> None:
+    """Have the step's fallback give the outcome, while its error is the context of what that may raise."""
+    handling.tell_fallback(call, error)
+    recall.hand_over(call)
+    value = await handling.fall_back(call, values, error)
+    if call.ending is not None:
+        raise asyncio.CancelledError  # the fallback swallowed it
+    await store(call, value)
+
+
 # -- 6. store -----------------------------------------------------------------------------
 
 
 async def store(call: Call, value: Any) -> None:
     """Encode the outputs; what is large goes to the artifact store, durably, before anything names it."""
-    call.value = value
     plan = call.plan
+    if plan.executor is not None and type(value) is Performed:
+        value = await isolated.keep(call, value)
+        if call.rows is not None:
+            return
+    call.value = value
     values, call.shape = plan.split(value)
+    if call.shape and not is_carried(value, call.shape):
+        call.value = plan.join(values, call.shape, plan.output_names)
+    if plan.promised is not None:
+        validation.check_outputs(plan, values)
     if not plan.persist:
         return
     failpoints.hit("encoding")
@@ -301,19 +354,11 @@ async def store(call: Call, value: Any) -> None:
     seconds = call.run.ticks() - call.started_clock
     rows: list[ArtifactRow] = []
     for name, item in zip(plan.output_names, values, strict=True):
-        encoded = inputs.encode_quickly(engine, item)
-        if encoded is None:
-            encoded = await engine.io.run(inputs.encode, engine, item)
-        body = Body(
-            encoded.digest, encoded.checksum, len(encoded.data), encoded.codec, encoded.type_name,
-            call.run.id, call.name, name, call.run.now(), seconds, step=plan.name, shape=call.shape,
-        )  # fmt: skip
-        if body.size <= INLINE_BYTES:
-            body.data = bytes(encoded.data)
+        target = None if engine.routes is None else engine.routes.find(item)
+        if target is None:
+            rows.append(await inputs.keep(call, name, item, seconds))
         else:
-            body.location = await engine.io.run(engine.vault.blobs.put, encoded.data, encoded.checksum)
-            inputs.freeze(item)
-        rows.append(ArtifactRow(name, body))
+            rows.append(await routes.keep(call, name, item, target, seconds))
     call.rows = tuple(rows)
 
 
@@ -330,7 +375,7 @@ def resolve(call: Call, error: BaseException | None) -> None:
         del engine.flights[call.key]
         for flight in engine.followers.pop(call.key, ()):
             if not flight.done():
-                flight.set_result(None)
+                flight.set_result(True)
     if call.state is not CallState.ENDED:
         publish(call, error)
     call.key = b""
@@ -346,11 +391,22 @@ def publish(call: Call, error: BaseException | None) -> None:
     for future in call.futures():
         if not future.done():
             fill(call, future)
+    heir = groups.ended(call) if call.plan.execution_group is not None else None
     dependents, call.dependents = call.dependents, None
+    if heir is not None:
+        _follow(heir, call)
     if dependents:
         for dependent in dependents:
-            input_ended(dependent, call)
+            if dependent is not heir:
+                input_ended(dependent, call)
     run.call_ended(call)
+
+
+def _follow(call: Call, producer: Call) -> None:
+    """The last input has come from a call of the same execution group: go on in its place."""
+    call.pending -= 1
+    call.move(Trigger.INPUTS_READY)
+    call.run.engine.scheduler.hand_over(producer, call)
 
 
 def _lose(call: Call, error: BaseException) -> None:
@@ -371,7 +427,7 @@ def fill(call: Call, future: StepFuture[Any]) -> None:
         case "succeeded" | "cached":
             value = call.value
             if future._output and call.plan.outputs:
-                value = call.plan.split(value)[0][call.plan.output_names.index(future._output)]
+                value = part_of(call.plan, value, future._output)
             asyncio.Future.set_result(future, value)
         case "skipped" if call.error is None:
             asyncio.Future.set_result(future, None)
@@ -400,7 +456,7 @@ def stop(call: Call, ending: Ending) -> bool:
         _stop_at_once(call)
         return True
     call.task.cancel()
-    if call.state is CallState.PERFORMING and call.plan.is_async:
+    if call.state is CallState.PERFORMING and call.plan.is_on_loop:
         call.timer = call.run.engine.clock.call_later(EDGES_S[0], _press, call, call.task, 1)
     return True
 
@@ -432,6 +488,8 @@ def _press(call: Call, task: asyncio.Task[None], edge: int) -> None:
         call.timer = call.run.engine.clock.call_later(EDGES_S[edge] - EDGES_S[edge - 1], _press, call, task, edge + 1)
         return
     call.run.engine.leave_behind(task)
+    if call.plan.guard is not None:
+        breakers.left_behind(call, call.plan.guard)
     call.run.append(ev.ThreadAbandoned(at=call.run.now(), call=call.name, step=call.plan.name, attempt=call.attempt))
     call.task = None
     call.run.engine.scheduler.release(call)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 from treadle._core.machine import CallStatus
 from treadle._core.naming import child
 from treadle._runtime.call import Call, StepFuture
+from treadle._runtime.distant import Unloaded, arrived
 from treadle._runtime.feeder import PER_TURN, SLICE, Feeder, value_of
 from treadle.errors import ResultNotReady
 
@@ -31,7 +32,10 @@ class MapFuture(Feeder[T], Iterable[StepFuture[T]], Generic[T]):
     def __len__(self) -> int:
         length = self.length
         if length is None:
-            raise TypeError(f"map {self.name} over an input without a length has none; await it for the list of values")
+            raise TypeError(
+                f"map {self.name} over an input without a length has none before it was awaited: `await` it for the"
+                " list of values (in a `def` pipeline call .result()), or give it a list"
+            )
         return length
 
     def __bool__(self) -> bool:
@@ -105,7 +109,11 @@ class MapFuture(Feeder[T], Iterable[StepFuture[T]], Generic[T]):
         if self._source_error is not None:
             raise self._source_error
         calls = [known if isinstance(known, Call) else known._call for _, known in sorted(self._children.items())]
-        return await self._run.results_of([call.name for call in calls])
+        names = [call.name for call in calls]
+        if self._next < (self.length or 0):  # it was cancelled before all were made, which one fact in the log says
+            names += [child(self._run.name_of_map(self.name), index) for index in range(self._next, self.length or 0)]
+            await self._run.engine.log.flush()
+        return await self._run.results_of(names)
 
     def unpack(self) -> tuple[list[StepFuture[Any]], ...]:
         """For a step with several outputs: one list of futures per output, in the order of the inputs."""
@@ -148,7 +156,8 @@ class MapFuture(Feeder[T], Iterable[StepFuture[T]], Generic[T]):
             return self._outcome()
         values: list[T] = []
         for index in sorted(self._children):
-            values.append(value_of(self._children[index]))
+            value: Any = value_of(self._children[index])
+            values.append(await value.load() if type(value) is Unloaded else value)
             if index % PER_TURN == PER_TURN - 1:
                 await asyncio.sleep(0)
         return values
@@ -164,7 +173,7 @@ class MapFuture(Feeder[T], Iterable[StepFuture[T]], Generic[T]):
         return self._values()
 
     def _values(self) -> list[T]:
-        return [value_of(self._children[index]) for index in sorted(self._children)]
+        return [arrived(value_of(self._children[index])) for index in sorted(self._children)]
 
     async def _stream(self) -> AsyncGenerator[StepFuture[T], None]:
         if not self._is_streamed:

@@ -14,6 +14,7 @@ from treadle._core.machine import CallState
 from treadle._runtime import lifecycle, queries
 from treadle._runtime.artifact import Artifact
 from treadle._runtime.call import Call, StepFuture
+from treadle._runtime.distant import part_of
 from treadle.errors import ResultNotReady
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Past:
             asyncio.Future.cancel(future)
         elif (error := asyncio.Future.exception(source)) is not None:
             asyncio.Future.set_exception(future, error)
+        elif call.outcome == "skipped":
+            asyncio.Future.set_result(future, None)
         else:
-            values, _ = call.plan.split(asyncio.Future.result(source))
-            asyncio.Future.set_result(future, values[call.plan.output_names.index(name)])
+            asyncio.Future.set_result(future, part_of(call.plan, asyncio.Future.result(source), name))

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from treadle._core.binding import Binder
-from treadle._runtime.context import active_call, current_run
-from treadle._runtime.handle import RunHandle
+from treadle._runtime.context import active_call, active_engine, current_run
 from treadle._runtime.step import Step
-from treadle.errors import OptionError, RunInsideLoop
+from treadle.errors import OptionError, PlaceholderUsed, RunInsideLoop
 from treadle.options import UNSET, CachePolicy, FailureMode, PipelineOptions, Retry, Unset
 
 if TYPE_CHECKING:
     from datetime import timedelta
     from typing import Self
 
+    from treadle._core.graph import Graph
     from treadle._runtime.engine import Engine
+    from treadle._runtime.handle import RunHandle
+    from treadle._runtime.program import Program
     from treadle._runtime.results import RunResult
     from treadle._runtime.run import Run
 
@@ -43,10 +44,13 @@ class PipelineFn(Generic[P, R_co]):
 
     __treadle_callable__: ClassVar[bool] = True
     __treadle_code__: ClassVar[bool] = True
+    is_wired: ClassVar[bool] = False
 
     def __init__(self, fn: Callable[..., Any], options: PipelineOptions) -> None:
         self.fn = fn
         self.options = options
+        self.is_static = options.static is True
+        self.program: Program | None = None
         self.name: str = options.name if isinstance(options.name, str) else fn.__name__
         self.is_async = inspect.iscoroutinefunction(fn)
         self.binder = Binder(fn)
@@ -62,6 +66,8 @@ class PipelineFn(Generic[P, R_co]):
         if run is None and active_call.get() is not None:
             result: Coroutine[Any, Any, R_co] = self.fn(*args, **kwargs)
             return result
+        if run is not None and run.is_compiling:
+            return cast("Coroutine[Any, Any, R_co]", cast("Any", run).child(self, args, kwargs))
         self.binder.check(args, kwargs)
         if run is None or run.engine.is_on_loop():
             return self._attached(run, args, kwargs)
@@ -81,6 +87,8 @@ class PipelineFn(Generic[P, R_co]):
             TypeError: the arguments do not fit the function.
         """
         run = current_run()
+        if run is not None and run.is_compiling:
+            return cast("RunHandle[R_co]", cast("Any", run).child(self, args, kwargs))
         if run is not None and not run.engine.is_on_loop():
             return cast("RunHandle[R_co]", run.engine.on_loop(self._detached, run, args, kwargs))
         return self._detached(run, args, kwargs)
@@ -92,6 +100,8 @@ class PipelineFn(Generic[P, R_co]):
 
     def _handle(self, parent: Run | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunHandle[Any]:
         self.binder.check(args, kwargs)
+        from treadle._runtime.handle import RunHandle  # the runtime is loaded by the first run
+
         return RunHandle(self, args, kwargs, parent)
 
     def run(self, /, *args: P.args, **kwargs: P.kwargs) -> RunResult[R_co]:
@@ -101,8 +111,12 @@ class PipelineFn(Generic[P, R_co]):
 
         Raises:
             RunInsideLoop: an event loop is running here; ``await`` the pipeline instead.
+            ValidationError: it is static, and not sound; nothing has run.
         """
         self.binder.check(args, kwargs)
+        refuse_while_compiling(f"{self.name}.run()", f"call {self.name}(...) for a child run")
+        import asyncio
+
         try:
             asyncio.get_running_loop()
         except RuntimeError:
@@ -112,13 +126,68 @@ class PipelineFn(Generic[P, R_co]):
                 f"{self.name}.run() was called inside a running event loop, which it would block",
                 fix=f"`await {self.name}(...)` for the value, or `await engine.run({self.name}, ...)` for a RunResult",
             )
-        return asyncio.run(self._run(args, kwargs))
+        return asyncio.run(self._run(args, kwargs, is_script=True))
 
-    async def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunResult[R_co]:
-        result = await self._handle(None, args, kwargs).attached_result()
+    async def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_script: bool = False) -> RunResult[R_co]:
+        handle = self._handle(None, args, kwargs)
+        if is_script:
+            from treadle._runtime import progress
+
+            with progress.shown(handle, debug=self.options.debug is True):
+                result = await handle.attached_result()
+        else:
+            result = await handle.attached_result()
         if self.options.debug is True:
             result.raise_for_failure()
         return result
+
+    def compile(self, /, *args: P.args, **kwargs: P.kwargs) -> Graph:
+        """What a static pipeline is going to do with these arguments; nothing is performed, opened or written.
+
+        Raises:
+            ValidationError: it is not sound; ``problems`` has all that is wrong with it.
+            OptionError: it is dynamic, so that only a run shows what it does.
+        """
+        if not self.is_static:
+            raise OptionError(
+                f"pipeline {self.name} is dynamic, so what it does is known only when it runs",
+                fix="make it @pipeline(static=True) above a def, or look at the result's to_mermaid() after a run",
+                option="static",
+            )
+        try:
+            self.binder.check(args, kwargs)
+        except TypeError as error:
+            from treadle._runtime.program import invalid
+
+            raise invalid(self.name, [str(error)]) from None
+        engine = self.options.engine or active_engine.get()
+        program = self.prepared(engine, self.options.context or {}, args, kwargs).program
+        assert program is not None
+        return program.graph
+
+    def prepared(
+        self, engine: Engine | None, context: Mapping[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Self:
+        """A copy of a static pipeline that knows what it does with these arguments, or itself if it knows already.
+
+        Raises:
+            ValidationError: it is not sound.
+        """
+        if self.program is not None:
+            return self
+        copy = self._with(self.options)
+        copy.program = self._compiled(engine, context, args, kwargs)
+        return copy
+
+    def _compiled(
+        self, engine: Engine | None, context: Mapping[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Program:
+        from treadle._runtime.compiling import compile_function  # few pipelines are static
+
+        return compile_function(self, engine, context, args, kwargs)
+
+    def _with(self, options: PipelineOptions) -> Self:
+        return type(self)(self.fn, options)
 
     def with_options(
         self,
@@ -132,6 +201,7 @@ class PipelineFn(Generic[P, R_co]):
         cache: str | bool | CachePolicy | Unset = UNSET,
         retry: int | Retry | Unset = UNSET,
         tags: Sequence[str] | Unset = UNSET,
+        context: Mapping[str, Any] | Unset = UNSET,
         engine: Engine | Unset = UNSET,
     ) -> Self:
         """A changed copy.
@@ -145,6 +215,7 @@ class PipelineFn(Generic[P, R_co]):
             max_concurrency: calls of the run that are performed at once.
             cache, retry: defaults for its steps.
             tags: recorded with the run.
+            context: values that fill parameters of steps by name, laid over the pipeline's own.
             engine: the engine to run on.
 
         Raises:
@@ -152,10 +223,20 @@ class PipelineFn(Generic[P, R_co]):
         """
         given: Mapping[str, Any] = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
         changes = PipelineOptions.read(given, f"{self.name}.with_options")
-        return type(self)(self.fn, self.options.over(changes))
+        return self._with(self.options.over(changes))
 
     def __repr__(self) -> str:
         return f"<pipeline {self.name}>"
+
+
+def refuse_while_compiling(what: str, fix: str) -> None:
+    """In the function of a static pipeline nothing is performed."""
+    run = current_run()
+    if run is not None and run.is_compiling:
+        raise PlaceholderUsed(
+            f"{what} was called in the function of a static pipeline, which is only asked what it would do",
+            fix=fix, problems=(f"{what} was called while a static pipeline was compiled",),
+        )  # fmt: skip
 
 
 class PipelineDecorator(Protocol):
@@ -181,6 +262,8 @@ def pipeline(
     cache: str | bool | CachePolicy = ...,
     retry: int | Retry = ...,
     tags: Sequence[str] = ...,
+    static: bool = ...,
+    context: Mapping[str, Any] = ...,
 ) -> PipelineDecorator: ...
 def pipeline(fn: Any = None, /, **given: Any) -> Any:
     """Make a function a pipeline: what it calls of steps becomes one durable run.
@@ -194,6 +277,10 @@ def pipeline(fn: Any = None, /, **given: Any) -> Any:
         max_concurrency: calls that are performed at once.
         cache, retry: defaults for its steps.
         tags: recorded with each run.
+        static: call the function once before anything runs, to learn which steps it calls; they are checked, and then
+            run in parallel as their inputs come. Only for a ``def``, which then passes values on and cannot look at
+            them.
+        context: values that fill parameters of steps by name, where a call does not give them.
 
     Raises:
         OptionError: an option is unknown or not allowed, or ``fn`` is a method, a generator or no function.
@@ -220,4 +307,10 @@ def _make(fn: Any, options: PipelineOptions) -> PipelineFn[..., Any]:
     if not inspect.isfunction(fn) or inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         name = getattr(fn, "__qualname__", repr(fn))
         raise OptionError(f"{name} cannot be a pipeline", fix="decorate a def or an async def that is no generator")
+    if options.static is True and inspect.iscoroutinefunction(fn):
+        raise OptionError(
+            f"{fn.__qualname__} is an async def, and a static pipeline is not awaited",
+            fix="write it as a def that passes values from step to step; its steps may be async",
+            option="static",
+        )
     return PipelineFn(fn, options)

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
-from treadle._core.admission import Limit, Limits
+from treadle._core.admission import Claim, Limit, Limits
 from treadle._core.binding import Binder
-from treadle.errors import DecodeError, ExecutorNotFound, OptionError
+from treadle._core.expected import expected_of
+from treadle._core.outputs import split
+from treadle._core.rate import Pace
+from treadle._runtime import breakers, shapes
+from treadle._runtime.call import StepFuture
+from treadle.contracts import Needs
+from treadle.errors import OptionError
+from treadle.limits import Resources
 from treadle.options import UNSET, CachePolicy, Retry, StepOptions, Unset
 from treadle.storage.absent import TAG_BYTES
 
 if TYPE_CHECKING:
+    from treadle._runtime.call import Call
+    from treadle._runtime.executors import Placed
     from treadle._runtime.identity import Identities
     from treadle._runtime.inputs import Values
     from treadle._runtime.step import Step
@@ -30,28 +39,44 @@ class Plan:
     """
 
     __slots__ = (
+        "attempt",
         "binder",
         "code",
+        "conditions",
         "default_digests",
+        "execution_group",
+        "executor",
+        "expected",
+        "fallback",
+        "files",
         "fn",
-        "has_version",
+        "future_type",
+        "guard",
         "identity",
         "in_flight",
         "is_async",
         "known",
         "limits",
         "name",
+        "needs",
         "needs_key",
         "output_names",
         "outputs",
+        "pace",
         "persist",
         "policy",
+        "promised",
+        "resources",
         "retry",
         "runtime",
         "salt",
         "step",
         "tag",
+        "target",
         "timeout",
+        "version",
+        "wants_kind",
+        "worker_group",
     )  # fmt: skip
 
     def __init__(self, step: Step[..., Any], options: StepOptions, identities: Identities) -> None:
@@ -65,21 +90,32 @@ class Plan:
         self.retry: Retry = _or(options.retry, _ONCE)
         self.timeout: float | None = _or(options.timeout, None)
         self.runtime: str = _or(options.runtime, "inline")
-        if self.runtime != "inline":
-            raise _no_executor(self.name, self.runtime)
+        self.attempt: Callable[[Call, Values], Awaitable[Any]]
+        self.future_type: type[StepFuture[Any]] = StepFuture
+        self.executor: Placed | None = None
+        self.target, self.needs, self.worker_group = ("", "", ""), Needs(), ""
         self.persist: bool = _or(options.persist, True)
         self.policy: CachePolicy | None = _or(options.cache, _DEFAULT_CACHE) if self.persist else None
         self.limits: Limits = ()
         self.in_flight: Limit | None = None
+        self.pace: Pace | None = None
+        self.resources: Resources | None = _or(options.resources, None)
+        self.execution_group: str | None = _or(options.execution_group, None)
         known = identities.of(step, self.output_names, self.policy)
         self.known, self.identity, self.code = known, known.identity, known.code
         self.default_digests = known.defaults
+        self.conditions, self.fallback = step.policies.conditions, step.policies.fallback
+        breaker = step.policies.breaker
+        self.guard = breakers.guard_of(step, known, breaker) if breaker is not None else None
+        self.expected = expected_of(step.fn)
+        self.wants_kind = self.expected is not None and self.expected.wants_kind
+        self.promised = None if self.expected is None else self.expected.promised(self.output_names)
         if known.unhashable and self.policy is not None:
             hint(f"step {self.name} is not cached: {', '.join(known.unhashable)} of it cannot be hashed")
             self.policy = None
-        version: str | None = _or(options.version, None)
-        self.has_version = version is not None
-        self.salt = self._salt(version)
+        self.version: str | None = _or(options.version, None)
+        self.files: list[tuple[str, bytes]] = []
+        self.salt = self._salt(self.version)
         self.tag = blake3(b"tag:" + self.identity + self.salt).digest()[:TAG_BYTES]
 
     def _salt(self, version: str | None) -> bytes:
@@ -96,9 +132,15 @@ class Plan:
             salt.update(b"version:" + blake3(version.encode()).digest())
         elif policy.code or not self.binder.names:
             salt.update(self.code)  # without any inputs ``input_hash`` would be one key for ever
-        for path in policy.files:
-            salt.update(_file_digest(path))
+        self.files = [(path, _file_digest(path)) for path in policy.files]
+        for _, digest in self.files:
+            salt.update(digest)
         return salt.digest()
+
+    @property
+    def is_on_loop(self) -> bool:
+        """Whether its body runs on the event loop of this process."""
+        return self.is_async and self.executor is None
 
     def check_output(self, name: str) -> None:
         """Refuse the name of an output that the step does not have."""
@@ -150,52 +192,17 @@ class Plan:
         Raises:
             OptionError: the number or the names do not match the declared outputs.
         """
-        if len(self.outputs) < 2:
-            return [value], ""
-        if isinstance(value, dict):
-            given: Sequence[Any] = list(value)
-            if set(given) == set(self.outputs):
-                return [value[name] for name in self.outputs], "dict"
-        elif isinstance(value, (tuple, list)):
-            given = value
-            if len(given) == len(self.outputs):
-                return list(given), "list" if isinstance(value, list) else "tuple"
-        else:
-            given = [value]
-        raise OptionError(
-            f"step {self.name} declares {len(self.outputs)} outputs ({', '.join(self.outputs)}) and returned"
-            f" {type(value).__name__} of {len(given)}",
-            fix="return a tuple or list with one value per output, or a dict with the outputs' names",
-            option="outputs",
-        )
+        return split(self.name, self.outputs, value)
 
     @staticmethod
-    def join(values: list[Any], shape: str, names: tuple[str, ...]) -> Any:
-        """The reverse of ``split``."""
-        if shape == "dict":
-            return dict(zip(names, values, strict=True))
-        if shape == "list":
-            return values
-        if shape == "tuple":
-            return tuple(values)
-        if shape or len(values) != 1:
-            raise DecodeError(f"stored outputs have the unknown shape {shape!r}", fix="run the step again")
-        return values[0]
+    def join(values: list[Any], shape: str, names: tuple[str, ...], *, trusted: bool = False) -> Any:
+        """The reverse of ``split``; see ``shapes.join``."""
+        return shapes.join(values, shape, names, trusted=trusted)
 
-    def limited(self, limits: Sequence[Limit | None]) -> Limits:
+    def limited(self, limits: Sequence[Limit | Claim | None]) -> Limits:
         """Take the limits that all calls of this step in this run are subject to."""
         self.limits = tuple(limit for limit in limits if limit is not None)
         return self.limits
-
-
-def _no_executor(step: str, runtime: str) -> ExecutorNotFound:
-    """Never run a step elsewhere than where it was told to."""
-    return ExecutorNotFound(
-        f"step {step} asks for runtime={runtime!r}, and there is no executor of that name",
-        why="this release performs steps in this process only",
-        fix="leave runtime away, or give 'inline'",
-        runtime=runtime,
-    )
 
 
 _ONCE = Retry(max_attempts=1)

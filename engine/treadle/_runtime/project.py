@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-import sysconfig
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -24,7 +23,8 @@ class Project:
 
     def __init__(self) -> None:
         self._known: dict[str, bool] = {}
-        self._installed = tuple(_installed_roots())
+        self._standard = os.path.join(os.path.dirname(os.path.abspath(os.__file__)), "")
+        self._roots: tuple[str, ...] | None = None
 
     def owns(self, module_name: str) -> bool:
         """Whether a module lies outside the standard library and site-packages, or comes from no file at all.
@@ -52,12 +52,16 @@ class Project:
 
     def _is_installed(self, path: str) -> bool:
         absolute = os.path.abspath(path)
-        if {"site-packages", "dist-packages"} & set(absolute.split(os.sep)):
+        if absolute.startswith(self._standard) or {"site-packages", "dist-packages"} & set(absolute.split(os.sep)):
             return True
-        return absolute.startswith(self._installed) or os.path.realpath(path).startswith(self._installed)
+        if self._roots is None:
+            self._roots = tuple(_installed_roots())
+        return absolute.startswith(self._roots) or os.path.realpath(path).startswith(self._roots)
 
 
 def _installed_roots() -> Iterator[str]:
+    import sysconfig  # it reads how Python was built, and few paths are so unlike that they need it
+
     for name in ("stdlib", "platstdlib", "purelib", "platlib"):
         path = sysconfig.get_path(name)
         if path:

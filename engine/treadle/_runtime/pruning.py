@@ -12,6 +12,7 @@ Theory of operation
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -21,14 +22,17 @@ import msgspec
 
 from treadle import events as ev
 from treadle._core.machine import TERMINAL
-from treadle.errors import OptionError
+from treadle._runtime.artifact import ROUTED
+from treadle.errors import ArtifactDamaged, ArtifactStoreError, OptionError, RouteNotFound
 from treadle.options import Duration, check_whole, seconds
 from treadle.storage.reader import open_reader, unpack_segment
-from treadle.storage.rows import Body
+from treadle.storage.rows import ArtifactRow, Body
 from treadle.storage.writer import Transaction
 
 if TYPE_CHECKING:
     from treadle._runtime.engine import Engine
+
+logger = logging.getLogger("treadle")
 
 HIT_GRACE_S = 1.0
 BLOB_GRACE_S = 24 * 3600.0
@@ -60,6 +64,7 @@ class Census:
         self.sizes: dict[int, int] = {}
         self.named_by: dict[int, set[str]] = {}
         self.locations: set[str] = set()
+        self.routed: dict[int, ArtifactRow] = {}
         with closing(open_reader(path)) as connection:
             connection.execute("BEGIN")
             self._read_runs(
@@ -88,7 +93,9 @@ class Census:
         for number, packed in rows:
             body = _body(packed)
             self.makers[number], self.sizes[number] = body.run, body.size
-            if body.location:
+            if body.location.startswith(ROUTED):
+                self.routed[number] = ArtifactRow(body.output, body, number)
+            elif body.location:
                 self.locations.add(body.location)
 
     def unnamed(self, gone: set[str]) -> list[int]:
@@ -219,6 +226,8 @@ async def _collect(engine: Engine, runs: int) -> dict[str, int]:
         again = await engine.io.run(Census, engine.archive.path)
         going = [number for number in again.unnamed(set()) if number in set(going)]
         await engine.log.transact(lambda transaction: _remove(transaction, going))
+        routed = [again.routed[number] for number in going if number in again.routed]
+        await engine.io.run(_remove_routed, engine, routed)
         census.locations = (await engine.io.run(Census, engine.archive.path)).locations
     await engine.io.run(_sweep_blobs, engine, census.locations)
     return _numbers(runs, going, census)
@@ -228,11 +237,31 @@ def _uncache(transaction: Transaction, artifacts: list[int]) -> None:
     transaction.connection.execute(f"DELETE FROM cache WHERE artifact IN ({_LISTED})", (_json(artifacts),))
 
 
+_UNUSED_PLANS = """DELETE FROM manifests WHERE substr(code, 1, 5) = CAST('plan:' AS BLOB) AND NOT EXISTS
+    (SELECT 1 FROM cache WHERE key >= substr(code, 6, 8) AND key < substr(code, 6, 8) || x'ffffffffffffffffff')"""
+"""Descriptions of what keys were made of, for steps that have no cache entry any more."""
+
+
 def _remove(transaction: Transaction, artifacts: list[int]) -> None:
     _uncache(transaction, artifacts)
     _keep_numbers(transaction, [])
     transaction.connection.execute(_KEEP_VERSIONS, (_json(artifacts),))
     transaction.connection.execute(f"DELETE FROM artifacts WHERE id IN ({_LISTED})", (_json(artifacts),))
+    transaction.connection.execute(f"DELETE FROM aliases WHERE artifact IN ({_LISTED})", (_json(artifacts),))
+    transaction.connection.execute(_UNUSED_PLANS)
+
+
+def _remove_routed(engine: Engine, rows: list[ArtifactRow]) -> None:
+    """Remove bytes from the users' own places: only what rows have named, and only where this engine has the route.
+
+    What was not recorded in the end stays there, since a place may hold what others have put into it.
+    """
+    for row in rows:
+        try:
+            place, location = engine.vault.place_of(row)
+            place.delete(location)
+        except (RouteNotFound, ArtifactStoreError, ArtifactDamaged) as error:
+            logger.warning("the bytes of pruned artifact %s were not removed: %s", row.name, error)
 
 
 def _sweep_blobs(engine: Engine, named: set[str]) -> None:

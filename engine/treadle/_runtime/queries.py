@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from treadle import events as ev
 from treadle._core.machine import CallState, RunStatus
+from treadle._runtime import breakers
 from treadle._runtime.artifact import Artifact, Vault
 from treadle._runtime.results import RunResult, StepResult
 from treadle.errors import ArtifactNotFound, EngineClosed, OptionError, ResultNotReady, RunNotFound, TreadleError
-from treadle.options import check_known
+from treadle.options import check_known, check_whole
 from treadle.storage import schema
 
 if TYPE_CHECKING:
@@ -25,6 +26,11 @@ FOREIGN_POLL_S = 0.1
 LAST_EVENTS = 1000
 
 _COLUMNS = ("id", "pipeline", "target", "status", "owner", "epoch", "created_at", "ended_at", "recoverable")
+
+
+_ALIASED = "a.id IN (SELECT l.artifact FROM aliases l JOIN names m ON m.id = l.name WHERE m.name=?)"
+_BY_ALIAS = (f"{_ALIASED} AND a.version=?", _ALIASED)
+"""Artifacts by the name of what they hold: of one version, or of any."""
 
 
 def check_pipeline(target: object) -> None:
@@ -68,6 +74,7 @@ async def runs(
 ) -> list[RunResult[Any]]:
     """Runs, newest first."""
     engine.check_readable()
+    check_whole(limit, 1, "limit")
     if status is not None:
         check_known((status,), get_args(RunStatus), "status")
     where: list[str] = [] if children else ["parent=''"]
@@ -140,10 +147,13 @@ async def artifact(engine: Engine, name: str, version: int | None) -> Artifact[A
     if version is not None:
         where, parameters = f"{where} AND a.version=?", [name, str(version)]
     rows = await engine.reader.artifacts(f"{where} ORDER BY a.version DESC LIMIT 1", parameters)
+    rows += await engine.reader.artifacts(f"{_BY_ALIAS[version is None]} ORDER BY a.id DESC LIMIT 1", parameters)
+    rows.sort(key=lambda row: row.id, reverse=True)
     if not rows:
         wanted = f"{name!r}" if version is None else f"{name!r} version {version}"
         raise ArtifactNotFound(
-            f"there is no artifact {wanted} in {engine.home}", fix="an artifact has the name of its step or output"
+            f"there is no artifact {wanted} in {engine.home}",
+            fix="an artifact has the name of its step or output, and that of the Model or Dataset that it is",
         )
     return Artifact(rows[0], engine.vault)
 
@@ -170,6 +180,12 @@ def artifact_of(call: Call, output: str | None, vault: Vault) -> Artifact[Any]:
         names = ", ".join(row.name for row in rows)
         raise TreadleError(
             f"call {call.name} has several outputs: {names}", fix="use .artifacts, or .output(name).artifact"
+        )
+    if call.outcome == "skipped":
+        raise TreadleError(
+            f"call {call.name} was skipped, so it has no artifact",
+            why="a condition left it out, or an input of it failed",
+            fix="look at its .status first; awaiting a call that a condition left out gives None",
         )
     raise TreadleError(
         f"call {call.name} has no stored output", why=f"it {call.outcome}, or its step has persist=False"
@@ -205,6 +221,7 @@ def health(engine: Engine) -> dict[str, Any]:
         "home": str(getattr(engine, "home", "")),
         "format": schema.FORMAT,
         "durability": engine.durability,
+        "breakers": breakers.health(engine.clock.monotonic()) if engine.is_open else {},
         "runs_running": len(engine.runs_here),
         "threads_abandoned": engine.pool.abandoned if engine.is_open else 0,
     }

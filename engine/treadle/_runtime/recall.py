@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 from treadle import events as ev
 from treadle._core.machine import Trigger
 from treadle._core.replay import CallRecord
+from treadle._runtime import distant, handling
 from treadle._runtime.call import Call
 from treadle._runtime.inputs import freeze
-from treadle._runtime.recording import introduce, record_hit, record_reuse
-from treadle.errors import ArtifactDamaged, DecodeError
+from treadle._runtime.recording import introduce, leave_out, record_hit, record_reuse
+from treadle.errors import ArtifactDamaged, DecodeError, RouteNotFound
 from treadle.storage.rows import ArtifactRow
 
 if TYPE_CHECKING:
@@ -50,9 +51,12 @@ def look_up(asked: list[tuple[Call, Values]]) -> list[tuple[Call, Values]]:
     return left
 
 
-async def look_up_patiently(call: Call) -> bool:
+async def look_up_patiently(call: Call, values: Values) -> bool:
     """As ``look_up`` for one call, waiting where that is needed; True if the call has its outcome."""
     if call.run.memory is not None and await _take_recorded(call):
+        return True
+    if call.plan.conditions and not await handling.is_wanted(call, values):
+        leave_out(call)
         return True
     if not call.key:
         return False
@@ -97,17 +101,28 @@ async def _follow(call: Call, leader: Call) -> bool:
     call.move(Trigger.FOLLOW)
     engine = call.run.engine
     engine.scheduler.release(call)
-    flight: asyncio.Future[None] = call.run.loop.create_future()
+    flight: asyncio.Future[bool] = call.run.loop.create_future()
     engine.followers.setdefault(call.key, []).append(flight)
-    await flight
+    has_outcome = await flight
     rows = leader.rows
-    if leader.outcome in ("succeeded", "cached") and rows and await _load(call, rows):
+    if has_outcome and leader.outcome in ("succeeded", "cached") and rows and await _load(call, rows):
         record_hit(call, rows)
         return True
     call.move(Trigger.HAND_OVER)
     await engine.scheduler.admit(call)
     call.move(Trigger.ADMITTED)
     return False
+
+
+def hand_over(call: Call) -> None:
+    """The call has failed, whatever its fallback gives: how it ends is not for the cache, nor for its followers."""
+    engine = call.run.engine
+    if call.key and engine.flights.get(call.key) is call:
+        del engine.flights[call.key]
+        for flight in engine.followers.pop(call.key, ()):
+            if not flight.done():
+                flight.set_result(False)
+    call.key = b""
 
 
 # -- loading ------------------------------------------------------------------------------
@@ -120,14 +135,41 @@ def _is_quick(call: Call, rows: Sequence[ArtifactRow]) -> bool:
 
 async def _load(call: Call, rows: Sequence[ArtifactRow]) -> bool:
     """Load stored outputs as the call's value, large ones on a thread; False if they cannot be used."""
-    return _decode(call, rows) if _is_quick(call, rows) else await call.run.engine.io.run(_decode, call, rows)
+    if _is_quick(call, rows):
+        return _decode(call, rows)
+    if call.plan.executor is None:
+        loaded: bool = await call.run.engine.io.run(_decode, call, rows)
+        return loaded
+    loaded = await call.run.engine.io.run(_look_at, call, rows)
+    if loaded and distant.is_awaited(call.futures()):
+        call.value = await call.value.load()
+    return loaded
+
+
+def _look_at(call: Call, rows: Sequence[ArtifactRow]) -> bool:
+    """Whether outputs of an isolated call are sound; they are loaded when somebody here wants them."""
+    engine = call.run.engine
+    try:
+        for row in rows:
+            distant.verify(engine.vault, row)
+    except RouteNotFound:
+        return False
+    except ArtifactDamaged as error:
+        engine.call_on_loop(_report_damage, call, rows, str(error))
+        return False
+    shape = rows[0].body.shape
+    call.rows, call.shape = tuple(rows), shape
+    call.value = distant.Unloaded(rows, shape, call.plan, engine.vault, engine.io)
+    return True
 
 
 def _decode(call: Call, rows: Sequence[ArtifactRow]) -> bool:
     vault = call.run.engine.vault
     try:
         values = [vault.value(row) for row in rows]
-        value = call.plan.join(values, rows[0].body.shape, call.plan.output_names)
+        value = call.plan.join(values, rows[0].body.shape, call.plan.output_names, trusted=True)
+    except RouteNotFound:
+        return False  # it may be sound, but is out of reach from here
     except (ArtifactDamaged, DecodeError) as error:
         call.run.engine.call_on_loop(_report_damage, call, rows, str(error))
         return False

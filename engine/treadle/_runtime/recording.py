@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import msgspec
+
 from treadle import events as ev
 from treadle._core.replay import CallRecord
 from treadle._runtime.call import Call
@@ -20,12 +22,14 @@ def record(call: Call) -> None:
         return
     run = call.run
     call.settle("succeeded")
-    rows = call.rows or ()
+    rows, meter = call.rows or (), call.meter
     part = run.append(
         ev.CallCompleted(
             at=run.now(), call=call.name, step=call.plan.name, attempt=call.attempt,
             artifacts=run.add_artifacts(rows, call.key), outputs=call.plan.outputs,
             duration_s=run.ticks() - call.started_clock,
+            peak_rss_bytes=None if meter is None else meter.peak_rss_bytes,
+            cpu_s=None if meter is None else meter.cpu_s,
         )
     )  # fmt: skip
     _wait_for_commit(call, part)
@@ -71,7 +75,7 @@ def fail(call: Call, error: BaseException) -> None:
     call.error = error
     failure = failure_of(error)
     hide_engine(error)
-    _note(error, f"in call {call.name} of run {run.id}, attempt {call.attempt}")
+    note_call(call, error)
     call.settle("failed")
     run.failed.append(call)
     if call.is_taking:
@@ -79,12 +83,21 @@ def fail(call: Call, error: BaseException) -> None:
         return
     introduce(call)
     duration = run.ticks() - call.started_clock if call.attempt else 0.0
+    meter = call.meter
     event = ev.CallFailed(
         at=run.now(), call=call.name, step=call.plan.name, attempt=call.attempt, failure=failure, duration_s=duration,
         inputs=keep_plain(call) if call.attempt else b"",
+        peak_rss_bytes=None if meter is None else meter.peak_rss_bytes, cpu_s=None if meter is None else meter.cpu_s,
     )  # fmt: skip
     part = run.append(event)
     _wait_for_commit(call, part)
+
+
+def note_call(call: Call, error: BaseException) -> None:
+    """Note on an error where it was raised."""
+    text = f"in call {call.name} of run {call.run.id}, attempt {call.attempt}"
+    if text not in getattr(error, "__notes__", ()):  # a fallback may raise the error that it was given
+        _note(error, text)
 
 
 def _note(error: BaseException, text: str) -> None:
@@ -119,6 +132,33 @@ def skip_without(call: Call, group: str, error: BaseException) -> None:
     )
     skipped.__cause__ = error
     _skip(call, group, skipped)
+
+
+def leave_out(call: Call, upstream: str = "") -> None:
+    """Append that a condition left the call out: its own, or that of an input.
+
+    A call that was left out by its own says what it is, so that a resume need not ask again.
+    """
+    run = call.run
+    call.settle("skipped")
+    introduce(call)
+    event = ev.CallSkipped(at=run.now(), call=call.name, step=call.plan.name, reason="condition", upstream=upstream)
+    if not upstream:
+        event = msgspec.structs.replace(event, identity=call.identity, code=call.plan.code, inputs=call.inputs)
+    part = run.append(event)
+    _wait_for_commit(call, part)
+
+
+def skip_behind(call: Call, upstream: str, error: BaseException | None) -> None:
+    """Append that a child run, or what that takes, has not succeeded, so the call has nothing to take from it."""
+    skipped = UpstreamFailed(
+        f"call {call.name} was skipped because {upstream} did not succeed",
+        fix=f"mend {upstream}; its error is the cause of this one",
+        call=call.name,
+        upstream=upstream,
+    )
+    skipped.__cause__ = error
+    _skip(call, upstream, skipped)
 
 
 def _skip(call: Call, upstream: str, error: BaseException) -> None:

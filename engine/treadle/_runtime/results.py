@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -11,12 +13,14 @@ import msgspec
 from treadle._core.machine import CallStatus, RunStatus
 from treadle._core.naming import base_of
 from treadle._core.replay import CallRecord, RunRecord
-from treadle._runtime import report
+from treadle._runtime import drawing, folding, page, report
 from treadle._runtime.archive import Archive
 from treadle._runtime.artifact import Artifact
-from treadle._runtime.failures import rebuild
-from treadle._runtime.lineage import value_of
+from treadle._runtime.failures import described, rebuild
+from treadle._runtime.lineage import Contents, sources_of, value_of
+from treadle._runtime.widths import left, printable, width
 from treadle.errors import (
+    CallNotFound,
     EncodeError,
     RunCancelled,
     RunInterrupted,
@@ -33,17 +37,28 @@ if TYPE_CHECKING:
 T_co = TypeVar("T_co", covariant=True)
 V = TypeVar("V")
 
+SHOWN = 20
+"""So many names are listed in a repr or an error."""
+MOST_COMPARED = 2000
+
 
 class Lazy(Mapping[str, V]):
-    """A mapping whose values are made when they are asked for."""
+    """A mapping whose values are made when they are asked for; a name that it does not have is told the nearest one."""
 
-    __slots__ = ("_make",)
+    __slots__ = ("_make", "_owner", "_what")
 
-    def __init__(self, make: dict[str, Callable[[], V]]) -> None:
-        self._make = make
+    def __init__(self, make: dict[str, Callable[[], V]], what: str = "output", owner: str = "this result") -> None:
+        self._make, self._what, self._owner = make, what, owner
 
     def __getitem__(self, key: str) -> V:
-        return self._make[key]()
+        try:
+            make = self._make[key]
+        except KeyError:
+            raise _not_found(key, self._make, self._what, self._owner) from None
+        return make()
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._make  # Mapping's own would load the value
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._make)
@@ -52,22 +67,90 @@ class Lazy(Mapping[str, V]):
         return len(self._make)
 
     def __repr__(self) -> str:
-        return f"{{{', '.join(f'{key!r}: ...' for key in self._make)}}}"
+        return _braced(self._make)
+
+
+class StepResults(Mapping[str, "StepResult"]):
+    """The results of a run's calls by name, in the order of submission; each is made when it is asked for."""
+
+    __slots__ = ("_calls", "_result")
+
+    def __init__(self, calls: dict[str, CallRecord], result: RunResult[Any]) -> None:
+        self._calls, self._result = calls, result
+
+    def __getitem__(self, key: str) -> StepResult:
+        call = self._calls.get(key)
+        if call is None:
+            raise _not_found(key, self._calls, "call", f"run {self._result.run_id}")
+        return StepResult(call, self._result)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._calls
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._calls)
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def __repr__(self) -> str:
+        return _braced({name: call.status for name, call in itertools.islice(self._calls.items(), SHOWN + 1)})
+
+
+def _braced(values: Mapping[str, object]) -> str:
+    """As a dict is shown; values that are made on demand as dots, and no more than anybody reads."""
+    shown = [f"{key!r}: {value if isinstance(value, str) else '...'}" for key, value in values.items()]
+    return f"{{{', '.join(shown[:SHOWN])}{', ...' if len(shown) > SHOWN else ''}}}"
+
+
+def _not_found(key: object, known: Mapping[str, object], what: str, owner: str) -> CallNotFound:
+    """Say what there is instead: the calls of a map, the outputs of a call, the nearest name, or what there is."""
+    import difflib  # only a mistake pays for it
+
+    names = dict.fromkeys(map(base_of, itertools.islice(known, MOST_COMPARED)))
+    near = difflib.get_close_matches(base_of(str(key)), names, n=1)
+    name = near[0] if near else ""
+    parts = [one for one in known if isinstance(key, str) and one.startswith(f"{key}.")]
+    members = [one for one in known if name and one.startswith(f"{name}[")]
+    if parts:
+        fix = f"{key} has several outputs: ask for {', '.join(map(repr, parts[:SHOWN]))}"
+    elif members:
+        fix = f"{name} is a map of {len(members)}: ask for {members[0]!r} to {members[-1]!r}"
+    elif near:
+        fix = f"did you mean {name!r}?"
+    else:
+        listed = ", ".join(itertools.islice(names, SHOWN)) + (", ..." if len(names) > SHOWN else "")
+        fix = f"there is {listed}" if listed else f"there is no {what} at all"
+    return CallNotFound(f"there is no {what} {key!r} in {owner}", fix=fix, name=key)
 
 
 class LinkedInput:
     """What a call received for one parameter: the content's digest, and where it came from.
 
-    ``inferred`` says that the origin was found by content: the value was passed as a plain one.
+    Attributes:
+        name: the parameter.
+        digest: of the content, ``"blake3:<hex>"``; empty for what cannot be hashed.
+        producer: the call that made it, or ``None`` for a plain value that no call of the run had made before.
+        inferred: whether the producer was found by content: the value was passed as a plain one.
     """
 
-    __slots__ = ("digest", "inferred", "name", "producer")
+    __slots__ = ("_find", "digest", "inferred", "name", "producer")
 
-    def __init__(self, given: Input, producer: str | None, *, inferred: bool) -> None:
-        self.name = given.name
+    def __init__(
+        self, given: Input, producer: str | None, find: Callable[[], list[Artifact[Any]]], *, inferred: bool
+    ) -> None:
+        self.name, self._find = given.name, find
         self.digest = f"blake3:{given.digest.hex()}" if given.digest else ""
         self.producer = producer
         self.inferred = inferred
+
+    @property
+    def artifacts(self) -> list[Artifact[Any]]:
+        """What it was made of: one artifact, one for each call of a map, or none for a plain value of no known origin.
+
+        Of an origin that is inferred, the artifact of the same content.
+        """
+        return self._find()
 
     def __repr__(self) -> str:
         origin = f" from {self.producer}" if self.producer else ""
@@ -124,7 +207,7 @@ class StepResult:
     @property
     def outputs(self) -> Mapping[str, Any]:
         """Its values by output name, loaded when asked for."""
-        return Lazy({name: artifact.read for name, artifact in self.artifacts.items()})
+        return Lazy({name: artifact.read for name, artifact in self.artifacts.items()}, owner=f"call {self.name}")
 
     @property
     def inputs(self) -> dict[str, LinkedInput]:
@@ -134,7 +217,8 @@ class StepResult:
     def load_inputs(self) -> dict[str, Any]:
         """What the call received, by parameter, to look into a failure or to repeat it. Blocks.
 
-        Outputs of other calls are loaded from their artifacts; plain values are kept of failed calls only, if small.
+        Outputs of other calls are loaded from their artifacts, also those that were awaited and passed on as values.
+        Other plain values are kept of failed calls only, if small.
 
         Raises:
             TreadleError: an input was not kept.
@@ -151,6 +235,10 @@ class StepResult:
         try:
             return value_of(self._result._archive, self._result._record, given)
         except LookupError:
+            # A plain value: an output of this run with that very content will do.
+            for artifact in self._result._link(given, self._call).artifacts:
+                if given.digest and artifact.digest == f"blake3:{given.digest.hex()}":
+                    return artifact.read()
             raise TreadleError(
                 f"input {given.name} of call {self.name} was not kept",
                 why="plain values are kept of failed calls only, if they are small and can be stored",
@@ -158,8 +246,13 @@ class StepResult:
             ) from None
 
     @property
-    def resources_used(self) -> dict[str, float]:
-        """``peak_rss_bytes`` and ``cpu_seconds`` of the attempt, where they were measured."""
+    def resources_used(self) -> dict[str, float | None]:
+        """``peak_rss_bytes`` and ``cpu_seconds`` of what was performed; ``None`` where they were not measured.
+
+        CPU seconds are those of all attempts of a sync step; an async step shares its thread, and has none. The peak is
+        that of the whole process during the attempts, of steps that name ``resources``. A call that the cache had, or
+        that was never performed, has neither.
+        """
         return {"peak_rss_bytes": self._call.peak_rss_bytes, "cpu_seconds": self._call.cpu_s}
 
     @property
@@ -173,6 +266,34 @@ class StepResult:
     def __repr__(self) -> str:
         return f"<StepResult {self.name} {self.status}>"
 
+    def _facts(self) -> list[tuple[str, str]]:
+        call = self._call
+        facts = [("step", self.step)] if self.step != self.name else []
+        if call.attempts:
+            facts += [("attempts", str(call.attempts)), ("seconds", folding.seconds(call.duration_s))]
+        told = described(call.failure) if call.status == "failed" and call.failure else folding.note(call)
+        facts += [("error" if call.status == "failed" else "note", told)] if told else []
+        facts += [(f"input {given.name}", _origin(given)) for given in self.inputs.values()]
+        facts += [(f"output {name}", repr(artifact)) for name, artifact in self.artifacts.items()]
+        return facts + [(f"metadata {name}", repr(value)) for name, value in self.metadata.items()]
+
+    def __str__(self) -> str:
+        facts = self._facts()
+        columns = max((width(name) for name, _ in facts), default=0)
+        lines = [f"  {left(printable(name), columns)}  {printable(text)}" for name, text in facts]
+        return "\n".join([f"{printable(self.name)}: {self.status}", *lines])
+
+    def _repr_html_(self) -> str:
+        failure = self._call.failure if self.status == "failed" else None
+        traceback = failure.traceback if failure is not None else ""
+        return page.facts_page(f"{self.name}: {self.status}", self._facts(), traceback, self.status)
+
+
+def _origin(given: LinkedInput) -> str:
+    if given.producer is None:
+        return "a plain value"
+    return f"from {given.producer}{' (inferred from its content)' if given.inferred else ''}"
+
 
 class RunResult(Generic[T_co]):
     """How a run ended: its value or its errors, and a result for every call.
@@ -185,11 +306,13 @@ class RunResult(Generic[T_co]):
         self._archive = archive
         self._cached: RunRecord | None = None
         self._is_observed = run is None
+        self._wired: bool | None = run.target.is_wired if run is not None else None
         self._value: Any = None
         self._has_value = False
         self._errors: list[BaseException] | None = None
         self._call_errors: dict[str, BaseException] = {}
         self._status: RunStatus | None = None
+        self._content: Contents | None = None
         if run is not None and run.is_over:
             self._take(run)
 
@@ -226,6 +349,8 @@ class RunResult(Generic[T_co]):
             EncodeError: it is read from the log, and could not be kept there.
         """
         self.raise_for_failure()
+        if self._is_wired:
+            return cast("T_co", dict(self.outputs))
         if not self._has_value:
             rows = self._archive.artifacts((self._record.value,)) if self._record.value else []
             if not rows:
@@ -284,11 +409,16 @@ class RunResult(Generic[T_co]):
     @property
     def step_results(self) -> Mapping[str, StepResult]:
         """A result for every call, by name, in the order of submission."""
-        return {name: StepResult(call, self) for name, call in self._record.calls.items()}
+        return StepResults(self._record.calls, self)
 
     @property
     def outputs(self) -> Mapping[str, Any]:
-        """Values by call name, a map as a list under its name; what failed or was skipped is absent."""
+        """Values by call name, a map as a list under its name; what failed or was skipped is absent.
+
+        Of a ``Pipeline(...)``: values by the outputs' own names.
+        """
+        if self._is_wired:
+            return Lazy(self._wired_readers())
         singles: dict[str, Callable[[], Any]] = {}
         groups: dict[str, list[Callable[[], Any]]] = {}
         for call in self._record.calls.values():
@@ -301,7 +431,26 @@ class RunResult(Generic[T_co]):
                     singles[name] = read
         for name, reads in groups.items():
             singles[name] = _all_of(reads)
-        return Lazy(singles)
+        return Lazy(singles, owner=f"run {self.run_id}")
+
+    @property
+    def _is_wired(self) -> bool:
+        if self._wired is None:
+            accepted = self._record.accepted
+            self._wired = accepted is not None and accepted.wired
+        return self._wired
+
+    def _wired_readers(self) -> dict[str, Callable[[], Any]]:
+        found: dict[str, Callable[[], Any]] = {}
+        if self._has_value:  # what is not persisted is at hand only in the process that made it
+            found.update({name: functools.partial(_itself, value) for name, value in self._value.items()})
+        for call in self._record.calls.values():
+            if call.status in ("succeeded", "cached"):
+                names = call.outputs or (call.name,)
+                found.update(
+                    {name: _reader(self._archive, number) for name, number in zip(names, call.artifacts, strict=False)}
+                )
+        return found
 
     def _readers(self, call: CallRecord) -> Iterator[tuple[str, Callable[[], Any]]]:
         if call.status not in ("succeeded", "cached"):
@@ -320,7 +469,7 @@ class RunResult(Generic[T_co]):
                 for index, number in enumerate(call.artifacts):
                     name = f"{call.name}.{call.outputs[index]}" if len(call.artifacts) > 1 else call.name
                     found[name] = _artifact(self._archive, number)
-        return Lazy(found)
+        return Lazy(found, "artifact", f"run {self.run_id}")
 
     @property
     def duration_seconds(self) -> float:
@@ -368,39 +517,75 @@ class RunResult(Generic[T_co]):
         return StepCancelled(f"call {call.name} was cancelled") if call.status == "cancelled" else None
 
     def _link(self, given: Input, consumer: CallRecord) -> LinkedInput:
-        if given.producer:
-            return LinkedInput(given, given.producer, inferred=False)
+        record, archive = self._record, self._archive
+        producer: str | None = given.producer or None
         if given.artifact:
-            rows = self._archive.artifacts((given.artifact,))
-            return LinkedInput(given, rows[0].body.call if rows else None, inferred=False)
-        for call in reversed(self._record.calls.values()):
-            if (
-                call.artifacts
-                and given.digest
-                and (call.ended_at or consumer.scheduled_at + 1) <= consumer.scheduled_at
-            ):
-                for row in self._archive.artifacts(call.artifacts):
-                    if row.body.digest == given.digest:
-                        return LinkedInput(given, call.name, inferred=True)
-        return LinkedInput(given, None, inferred=False)
+            rows = archive.artifacts((given.artifact,))
+            producer = rows[0].body.call if rows else None
+        inferred = None
+        if not given.producer and not given.artifact and given.digest:
+            inferred = self._contents.newest_call(given.digest, consumer.scheduled_at)
+
+        def find() -> list[Artifact[Any]]:
+            if inferred is None:
+                numbers = sources_of(record, given)
+            else:
+                numbers = [self._contents.newest(given.digest, consumer.scheduled_at)]
+            return [Artifact(row, archive.vault) for row in archive.artifacts(numbers)]
+
+        return LinkedInput(given, inferred or producer, find, inferred=inferred is not None)
+
+    @property
+    def _contents(self) -> Contents:
+        """The outputs of the run by content; taken again while it goes on."""
+        record = self._record
+        if self._content is None or record.status == "running":
+            self._content = Contents(self._archive, record)
+        return self._content
+
+    def _inferred(self) -> Iterator[tuple[str, str]]:
+        """Producer and consumer of values that travelled as plain ones, as after an ``await``."""
+        plain = [
+            (given.digest, call)
+            for call in self._record.calls.values()
+            for given in call.inputs
+            if given.digest and not given.producer and not given.artifact
+        ]
+        contents = self._contents if plain else None
+        for digest, call in plain:
+            producer = contents.newest_call(digest, call.scheduled_at, telling=True) if contents is not None else None
+            if producer is not None:
+                yield producer, call.name
 
     # -- text -----------------------------------------------------------------------------
 
     def to_mermaid(self) -> str:
-        """The calls and what flowed between them, as a Mermaid flowchart."""
-        return report.mermaid(self._record)
+        """The calls and what flowed between them, as a Mermaid flowchart.
+
+        A map is one box. A dashed arrow is inferred: its value travelled as a plain one, and was found by content.
+        """
+        folded = self._folded()
+        return drawing.mermaid(drawing.nodes_of(folded), drawing.edges_of(folded))
+
+    def to_dot(self) -> str:
+        """The same for Graphviz: ``dot -Tsvg``."""
+        folded = self._folded()
+        return drawing.dot(self.pipeline, drawing.nodes_of(folded), drawing.edges_of(folded))
 
     def to_text(self) -> str:
         """The same as plain text: every call below those that it took something from."""
-        return report.graph(self._record)
+        return report.graph(self._folded())
+
+    def _folded(self) -> folding.Folded:
+        return folding.Folded(self._record, self._inferred())
 
     def __str__(self) -> str:
         self._is_observed = True
-        return report.table(self._record, self.time_saved_seconds)
+        return report.table(self._record, self.time_saved_seconds, self._archive.children(self.run_id))
 
     def _repr_html_(self) -> str:
         self._is_observed = True
-        return report.html(self._record, self.time_saved_seconds)
+        return page.run_page(self._record, self.time_saved_seconds, self._archive.children(self.run_id))
 
     def __repr__(self) -> str:
         return f"<RunResult {self.run_id} of {self.pipeline} {self._status or self._record.status}>"
@@ -419,6 +604,10 @@ class RunResult(Generic[T_co]):
 
 def _is_same(one: Failure, other: Failure) -> bool:
     return (one.type_name, one.message) == (other.type_name, other.message)
+
+
+def _itself(value: Any) -> Any:
+    return value
 
 
 def _reader(archive: Archive, number: int) -> Callable[[], Any]:

@@ -27,6 +27,8 @@ Changed = Literal["rerun", "keep"]
 
 RECOVERIES = 3
 """After so many recoveries without a new outcome, a run is given up as poisoned."""
+OWNER_DIED = "the process of its engine ended"
+"""Why a run is interrupted that its engine had no time to end; only such ends count towards poison."""
 
 
 def find_target(target: str, script: str = "") -> PipelineFn[..., Any] | None:
@@ -79,10 +81,12 @@ async def resume(
         raise RunNotFound(
             f"run {run_id} cannot be resumed: its arguments are not in the log", fix="start it again with its arguments"
         )
-    args, kwargs = await engine.io.run(acceptance.decoded, engine, stored)
+    args, kwargs, *more = await engine.io.run(acceptance.decoded, engine, stored)
     states = ("interrupted",) if recovery else RESUMABLE if parent is None else (*RESUMABLE, "succeeded")
     outcomes = await _outcomes(engine, record)
-    claimed = await engine.log.transact(_claim(engine, run_id, changed, states, outcomes if recovery else None))
+    claimed = await engine.log.transact(
+        _claim(engine, run_id, changed, states, outcomes if recovery else None, record.reason == OWNER_DIED)
+    )
     if claimed is None:
         return None
     failpoints.hit("resume-claimed")
@@ -90,13 +94,14 @@ async def resume(
     if poisoned:
         raise RunPoisoned(
             f"run {run_id} was recovered {RECOVERIES} times without a new outcome, and is not tried again",
-            why="a step may be killing the process",
+            why="its process died each time, and a step may be what kills it",
             fix="look at its last started call; `await engine.resume(run_id)` tries it once more",
             run_id=run_id,
         )
-    options = kept.over(engine.pipeline_defaults.over(target.options))
+    options = kept.over(engine.pipeline_defaults.over(target.options), engine)
     record = await engine.io.run(engine.archive.record, run_id)
     run = Run(engine, run_id, target, options, tuple(args), dict(kwargs), parent)
+    run.use_context(more[0] if more else {})
     run.name, run.epoch, run.created_at = record.pipeline, epoch, record.created_at
     run.memory = Memory(record, keep_stale=changed == "keep")
     run.is_detached = parent is None
@@ -114,7 +119,7 @@ async def _outcomes(engine: Engine, record: RunRecord) -> int:
 
 
 def _claim(
-    engine: Engine, run_id: str, changed: Changed, states: Collection[str], outcomes: int | None
+    engine: Engine, run_id: str, changed: Changed, states: Collection[str], outcomes: int | None, died: bool
 ) -> Callable[[Transaction], tuple[int, bool] | None]:
     """Compare and set (owner, epoch), in one transaction; gives the new epoch, and whether the run is poisoned.
 
@@ -124,6 +129,7 @@ def _claim(
         changed: recorded with it.
         states: the run must be in one of these, or be a dead engine's.
         outcomes: for a recovery, how many outcomes the run has by now.
+        died: the run was cut off by a death, which it may have caused, and not by an orderly end.
     """
 
     def claim(transaction: Transaction) -> tuple[int, bool] | None:
@@ -137,7 +143,8 @@ def _claim(
         if outcomes is None:
             recoveries = 0
         else:
-            recoveries, seen = (recoveries + 1 if outcomes <= seen else 1), outcomes
+            recoveries = (recoveries if outcomes <= seen else 0) + (died or status == "running")
+            seen = outcomes
         if recoveries > RECOVERIES:
             transaction.append(_poisoned(run_id, epoch))
             return epoch, True

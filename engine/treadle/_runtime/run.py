@@ -10,14 +10,15 @@ import asyncio
 import contextvars
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from treadle import events as ev
+from treadle._core import parameters
 from treadle._core.admission import Limit
 from treadle._core.naming import Names, base_of, child
 from treadle._core.replay import Memory
-from treadle._runtime import conclusion, explain, function, lifecycle, queries
+from treadle._runtime import capacity, conclusion, explain, function, lifecycle, queries
 from treadle._runtime.artifact import Artifact
 from treadle._runtime.call import Call, Ending, StepFuture
 from treadle._runtime.capture import join_structlog
@@ -25,7 +26,9 @@ from treadle._runtime.context import active_call, active_engine, active_run
 from treadle._runtime.mapping import MapFuture
 from treadle._runtime.past import Past
 from treadle._runtime.plan import Plan
+from treadle._runtime.recording import skip_behind
 from treadle._runtime.sources import Sources
+from treadle._runtime.unmapped import Unmapped
 from treadle.errors import (
     LogUnavailable,
     RunFenced,
@@ -44,8 +47,16 @@ if TYPE_CHECKING:
 LOST_GRACE_S = 1.0
 
 
+def context_for(parent: Run | None, options: PipelineOptions) -> dict[str, Any]:
+    """What fills parameters in a run: the pipeline's context, over that of the run that it is a child of."""
+    return {**(parent.context if parent is not None else {}), **(options.context or {})}
+
+
 class Run:
     """A run that this engine owns."""
+
+    is_compiling = False
+    context: Mapping[str, Any]
 
     def __init__(
         self, engine: Engine, run_id: str, target: PipelineFn[..., Any], options: PipelineOptions,
@@ -100,12 +111,28 @@ class Run:
         self._has_begun = False
         self.thread_id = 0
         self._plans: dict[Step[..., Any], Plan] = {}
-        self._step_limits: dict[Any, Limit] = {}
+        self.clamped: frozenset[str] = frozenset()
         self.idle: asyncio.Future[None] | None = None
+        self.use_context(context_for(parent, options))
         concurrency = options.max_concurrency or (1 if self.debug else None)
         self._limit = Limit(concurrency) if concurrency else None
 
     # -- submitting -----------------------------------------------------------------------
+
+    def use_context(self, context: Mapping[str, Any]) -> None:
+        """Fill parameters from these values."""
+        self.context, self.fills = context, bool(context)
+        self.given = _shared(context)
+
+    def fill(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments by name, with what the context has for the others.
+
+        Raises:
+            TypeError: the arguments do not fit the function.
+        """
+        kwargs = parameters.filled(step.binder, self.given, args, kwargs)
+        step.binder.check(args, kwargs)
+        return kwargs
 
     def plan(self, step: Step[..., Any]) -> Plan:
         """What the step means in this run; decided at its first call."""
@@ -115,12 +142,16 @@ class Run:
             engine = self.engine
             base = StepOptions(cache=self.options.cache, retry=self.options.retry)
             options = engine.step_defaults.over(base).over(step.options)
-            plan = self._plans[step] = Plan(step, options, engine.identities)
+            plan = engine.placed(Plan(step, options, engine.identities), debug=self.debug)
             explain.keep_manifest(engine, plan)
             in_flight = engine.step_limit(step) if options.max_in_flight else None
-            threads = None if plan.is_async or self.debug else engine.thread_limit
+            if plan.executor is not None:
+                threads = plan.executor.limit
+            else:
+                threads = None if plan.is_async or self.debug else engine.thread_limit
             plan.in_flight = in_flight
-            plan.limited((engine.limit, self._limit, in_flight, threads))
+            plan.limited((engine.limit, self._limit, in_flight, threads, *capacity.bounds(self, plan, options.rate)))
+            self._plans[step] = plan
         return plan
 
     def submit(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepFuture[Any]:
@@ -137,13 +168,47 @@ class Run:
             lifecycle.await_inputs(call, references)
         return future
 
+    def submit_as(
+        self, name: str, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> StepFuture[Any]:
+        """Submit a call of a static run, whose names are given before; one that comes too late has its end at once."""
+        call, references = self._bind_as(name, step, args, parameters.filled(step.binder, self.given, args, kwargs))
+        future = call.asked_future()
+        lifecycle.await_inputs(call, references)
+        if self.ending is not None:
+            lifecycle.stop(call, self.ending)
+        return future
+
+    def skip_as(self, name: str, step: Step[..., Any], upstream: str, error: BaseException | None) -> StepFuture[Any]:
+        """Have a result for a call of a static run that takes the value of a child run that did not succeed."""
+        call, _ = self._bind_as(name, step, (), {})
+        future = call.asked_future()
+        if self.ending is not None:
+            lifecycle.stop(call, self.ending)
+        else:
+            skip_behind(call, upstream, error)
+        return future
+
+    def _bind_as(
+        self, name: str, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Call, Sequence[lifecycle.Reference]]:
+        self.engine.check_usable()
+        plan = self.plan(step)
+        references = lifecycle.references(self, plan, args, kwargs, step.options.after)
+        call = lifecycle.bind(self, plan, name, None, args, kwargs)
+        call.context = contextvars.copy_context()
+        return call, references
+
     def submit_map(
-        self, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], product: bool = False
+        self, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], product: bool = False, name: str = ""
     ) -> MapFuture[Any]:
         """Submit one call per item, or per combination of items; on the loop only."""
         self.engine.check_usable()
+        if self.fills:
+            filled = parameters.filled(step.binder, self.given, args, kwargs)
+            kwargs = {n: v if n in kwargs or isinstance(v, Unmapped) else Unmapped(v) for n, v in filled.items()}
         sources = Sources(self, args, kwargs, product=product)
-        return MapFuture(self, step, self.names.take(step.name), sources)
+        return MapFuture(self, step, name or self.names.take(step.name), sources)
 
     def submit_child(
         self, group: Feeder[Any], index: int, args: tuple[Any, ...], kwargs: dict[str, Any] | None
@@ -260,6 +325,10 @@ class Run:
             if group not in self._renamed_maps:
                 self._renamed_maps[group] = self._fresh_name(call.plan.name)
             call.name = child(self._renamed_maps[group], call.index)
+
+    def name_of_map(self, name: str) -> str:
+        """The name that the calls of a map have in the log."""
+        return self._renamed_maps.get(name, name)
 
     def _fresh_name(self, base: str) -> str:
         assert self.memory is not None
@@ -396,6 +465,7 @@ class Run:
         if self.status == "running":
             self.status = "failed" if self.error is not None else "interrupted"
         conclusion.settle_errors(self)
+        self.engine.pool.end_leases(self.id)
         self.engine.runs_here.pop(self.id, None)
         if self.parent is not None:
             self.parent.children.pop(self, None)
@@ -443,3 +513,11 @@ class _Committed:
             self.future.set_result(None)
         else:
             self.future.set_exception(error)
+
+
+def _shared(context: Mapping[str, Any]) -> dict[str, Any]:
+    if not context:
+        return {}
+    from treadle._runtime.performing import shared  # most runs have no context, and no static pipeline
+
+    return shared(context)

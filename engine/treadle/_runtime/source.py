@@ -11,17 +11,16 @@ import linecache
 import os
 import sys
 import threading
-import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterator
 from types import CodeType, FunctionType, ModuleType
 
 from treadle._core.reading import ModuleText
-from treadle._runtime.definitions import SourceFile, block_around, own_functions
+from treadle._runtime import LOADED_AT
+from treadle._runtime.definitions import SourceFile, block_around, imported_names, own_functions
 from treadle._runtime.project import Project, locate_module
 
-_LOADED_AT = time.time()
 _MAX_FILES = 64
 
 
@@ -93,16 +92,17 @@ class ModuleSource:
         if not lines:
             return
         for start, end in [block_around(lines, line)] * bool(line) + [(0, len(lines))]:
-            file = self._parsed(filename, lines[start:end], start)
+            whole = start == 0 and end == len(lines)
+            file = self._parsed(filename, lines[start:end], start, None if whole else lines)
             if file is not None:
                 yield file
 
-    def _parsed(self, filename: str, lines: list[str], start: int) -> SourceFile | None:
+    def _parsed(self, filename: str, lines: list[str], start: int, around: list[str] | None) -> SourceFile | None:
         with self._lock:
             file = self._files.get((filename, start))
             if file is None or file.lines != lines:
                 try:
-                    file = SourceFile(lines, filename, start)
+                    file = SourceFile(lines, filename, start, None if around is None else imported_names(around))
                 except (SyntaxError, ValueError, RecursionError):
                     return None
                 self._files[filename, start] = file
@@ -159,4 +159,4 @@ def _changed_at(path: str) -> float:
 
 def _is_older(path: str) -> bool:
     """Whether a file was last written before treadle was loaded; a notebook's cell has no file and never changes."""
-    return _changed_at(path) < _LOADED_AT
+    return _changed_at(path) < LOADED_AT

@@ -10,40 +10,17 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Iterable
 from contextlib import AsyncExitStack, aclosing
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from treadle._runtime.call import StepFuture
+from treadle._runtime.unmapped import Unmapped
 from treadle.errors import ForeignFuture, MapLengthError, OptionError
 
 if TYPE_CHECKING:
     from treadle._runtime.run import Run
 
-T = TypeVar("T")
-
 Arguments = tuple[tuple[Any, ...], dict[str, Any] | None]
 """What one call of a map gets, by position and by name."""
-
-
-class Unmapped(Generic[T]):
-    """An argument that every call of a map gets whole."""
-
-    __slots__ = ("taken", "value")
-
-    def __init__(self, value: T) -> None:
-        self.value = value
-        self.taken: Any = None
-
-    def __repr__(self) -> str:
-        return f"unmapped({self.value!r})"
-
-
-def unmapped(value: T) -> Unmapped[T]:
-    """Mark an argument of ``step.map`` that is not one item per call but the same for all.
-
-    >>> unmapped([1, 2])
-    unmapped([1, 2])
-    """
-    return Unmapped(value)
 
 
 class Mapped(ABC):
@@ -214,6 +191,8 @@ async def _lazily(source: Any) -> AsyncGenerator[Any, None]:
     items = source
     if isinstance(source, Awaitable) and not isinstance(source, (Mapped, AsyncIterable)):
         items = await source
+        if items is None and isinstance(source, StepFuture) and source.status == "skipped":
+            return  # a condition left the list out, so there is nothing to go over
     if isinstance(items, Mapped):
         async with aclosing(items.in_order()) as futures:
             async for item in futures:

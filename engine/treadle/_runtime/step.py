@@ -21,19 +21,22 @@ from typing import (
 )
 
 from treadle._core.binding import Binder
-from treadle._runtime.call import StepFuture
 from treadle._runtime.context import active_run, current_run
-from treadle._runtime.explain import CacheExplanation, explain_cache
-from treadle._runtime.mapping import MapFuture
-from treadle._runtime.sources import Unmapped
+from treadle._runtime.placeholder import Placeholder
+from treadle._runtime.policies import MARKS, NONE, Mark, Policies, lay, without_parentheses
 from treadle.errors import NotInRun, OptionError
-from treadle.options import UNSET, CachePolicy, Retry, StepOptions, Unset
+from treadle.limits import Resources
+from treadle.options import UNSET, CachePolicy, Retry, StepOptions, Unset, nearest
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
     from treadle._runtime.artifact import Artifact
+    from treadle._runtime.call import StepFuture
+    from treadle._runtime.explain import CacheExplanation
+    from treadle._runtime.mapping import MapFuture
     from treadle._runtime.run import Run
+    from treadle._runtime.unmapped import Unmapped
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -93,7 +96,7 @@ class Step(Generic[P, R_co]):
     __treadle_callable__: ClassVar[bool] = True
     __treadle_code__: ClassVar[bool] = True
 
-    def __init__(self, fn: Callable[..., Any], options: StepOptions, policies: tuple[Any, ...] = ()) -> None:
+    def __init__(self, fn: Callable[..., Any], options: StepOptions, policies: Policies = NONE) -> None:
         _refuse_what_is_no_step(fn)
         self.fn = fn
         self.options = options
@@ -102,18 +105,23 @@ class Step(Generic[P, R_co]):
         self.name: str = name if isinstance(name, str) else getattr(fn, "__name__", "step")
         self.is_async = inspect.iscoroutinefunction(fn)
         self.binder = Binder(fn)
+        _check_ignored(self.name, options.cache, self.binder)
         self.base: Step[..., Any] = self
         self.planned: Step[..., Any] = self
         self.known: dict[Any, Any] = {}
         self.map_limit: int | None = None
         functools.update_wrapper(self, fn)
+        self.__dict__.pop(MARKS, None)  # they are in the policies by now
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R_co]:
         run = current_run()
         if run is None:
             result: Coroutine[Any, Any, R_co] = self.fn(*args, **kwargs)
             return result
-        self.binder.check(args, kwargs)
+        if run.fills:
+            kwargs = cast("Any", run.fill(self, args, kwargs))
+        else:
+            self.binder.check(args, kwargs)
         if run.engine.is_on_loop():
             coroutine: Any = _submitted(run, self, args, kwargs)
             coroutine.__name__ = coroutine.__qualname__ = self.name  # what the warning of an un-awaited call says
@@ -139,7 +147,10 @@ class Step(Generic[P, R_co]):
             ForeignFuture: an argument is a future of another run.
         """
         run = current_run() or _no_run(f"{self.name}.submit(...)")
-        self.binder.check(args, kwargs)
+        if run.fills:
+            kwargs = run.fill(self, args, kwargs)
+        else:
+            self.binder.check(args, kwargs)
         if run.engine.is_on_loop():
             return run.submit(self, args, kwargs)
         return cast("StepFuture[R_co]", run.engine.on_loop(self._submit, run, args, kwargs))
@@ -202,6 +213,8 @@ class Step(Generic[P, R_co]):
         Raises:
             TypeError: the arguments do not fit the function.
         """
+        from treadle._runtime.explain import explain_cache  # it reads code and a home, which a call may never do
+
         return explain_cache(self, args, kwargs)
 
     def with_options(
@@ -213,8 +226,11 @@ class Step(Generic[P, R_co]):
         cache: str | bool | CachePolicy | Unset = UNSET,
         retry: int | Retry | Unset = UNSET,
         timeout: float | str | timedelta | None | Unset = UNSET,
+        resources: Mapping[str, float | str | None] | Resources | None | Unset = UNSET,
+        execution_group: str | None | Unset = UNSET,
         runtime: str | Unset = UNSET,
         max_in_flight: int | None | Unset = UNSET,
+        rate: str | None | Unset = UNSET,
         persist: bool | Unset = UNSET,
         version: str | int | None | Unset = UNSET,
         tags: Sequence[str] | Unset = UNSET,
@@ -236,6 +252,13 @@ class Step(Generic[P, R_co]):
             copy.planned = self.planned
         if changes.max_in_flight is None or isinstance(changes.max_in_flight, int):
             copy.map_limit = changes.max_in_flight
+        return copy
+
+    def _marked(self, mark: Mark) -> SelfStep:
+        """A copy on which ``@retry``, ``@on_failure``, ``@CircuitBreaker``, ``@when`` or ``@unless`` was laid."""
+        options, policies = lay([mark], self.name, self.options, self.policies, self.binder)
+        copy = type(self)(self.fn, options, policies)
+        copy.base, copy.map_limit = self.base, self.map_limit
         return copy
 
     def __repr__(self) -> str:
@@ -297,8 +320,11 @@ def step(
     cache: str | bool | CachePolicy = ...,
     retry: int | Retry = ...,
     timeout: float | str | timedelta | None = ...,
+    resources: Mapping[str, float | str | None] | Resources | None = ...,
+    execution_group: str | None = ...,
     runtime: str = ...,
     max_in_flight: int | None = ...,
+    rate: str | None = ...,
     persist: bool = ...,
     version: str | int | None = ...,
     tags: Sequence[str] = ...,
@@ -316,8 +342,14 @@ def step(fn: Any = None, /, **given: Any) -> Any:
             a ``CachePolicy``.
         retry: extra attempts, or a ``Retry``.
         timeout: seconds per attempt.
+        resources: what a call needs while it is performed: ``{"cpu": "4", "memory": "16Gi", "gpu": 1}``,
+            ``{"gpu": "nvidia-tesla-v100", "gpu_count": 2}`` or ``Resources(...)``. Calls wait until that is free; more
+            than the engine has is clamped (see ``Engine(overcommit=)``).
+        execution_group: a name; consecutive calls of steps with the same one share a worker (a worker thread).
         runtime: where it runs.
         max_in_flight: calls of it that run at once in one engine.
+        rate: starts per time in one engine, ``"100/s"``, ``"5000/min"`` or ``"10/h"``, evenly spaced; after a pause up
+            to one second's worth at once. Each attempt is a start, a cache hit is none.
         persist: store the output as an artifact.
         version: replaces the code's fingerprint in cache keys.
         tags, metadata: recorded with it.
@@ -346,12 +378,31 @@ def step(fn: Any = None, /, **given: Any) -> Any:
 def _make(fn: Any, options: StepOptions) -> Step[..., Any]:
     if isinstance(fn, Step):
         raise OptionError(f"{fn.name} is a step already", fix="use with_options(...) to change its options")
+    if isinstance(fn, Mark):
+        raise without_parentheses(fn)
     kind = AsyncStep if inspect.iscoroutinefunction(fn) else SyncStep
-    return kind(fn, options)
+    plain: Step[..., Any] = kind(fn, options)
+    marks: Sequence[Mark] = getattr(fn, MARKS, ())
+    return kind(fn, *lay(marks, plain.name, options, NONE, plain.binder)) if marks else plain
+
+
+def _check_ignored(name: str, policy: object, binder: Binder) -> None:
+    """What a step's own cache policy leaves out of the key has to be a parameter of it."""
+    for parameter in policy.ignore if isinstance(policy, CachePolicy) else ():
+        if parameter not in binder.names:
+            raise OptionError(
+                f"CachePolicy(ignore=...) names {parameter!r}, and {name} has no such parameter",
+                fix=nearest(parameter, binder.names) or f"its parameters are: {', '.join(binder.names) or 'none'}",
+                option="ignore",
+            )
 
 
 def _refuse_what_is_no_step(fn: Any) -> None:
     name = getattr(fn, "__qualname__", repr(fn))
+    if hasattr(fn, "target") and hasattr(fn, "fn"):
+        raise OptionError(
+            f"{fn.name} is a pipeline", fix="decorate the function with @step or with @pipeline, not both"
+        )
     if isinstance(fn, (staticmethod, classmethod)) or inspect.ismethod(fn) or _is_method(fn):
         raise OptionError(
             f"{name} is a method, and a step is a function",
@@ -363,13 +414,26 @@ def _refuse_what_is_no_step(fn: Any) -> None:
             f"{name} is {kind}, and a step returns one value", fix="return a list, or map a step over the items"
         )
     if inspect.isclass(fn) or not callable(fn):
-        raise OptionError(f"@step got {name}, which is not a function", fix="decorate a def or an async def")
-    try:
-        inspect.signature(fn)
-    except ValueError:
+        kind = "a class" if inspect.isclass(fn) else f"of type {type(fn).__name__}"
         raise OptionError(
-            f"{name} has no signature that Python knows", fix="call it in a def, and decorate that"
-        ) from None
+            f"@step got {name}, which is not a function but {kind}",
+            fix="decorate a def or an async def" + (" that makes an instance" if inspect.isclass(fn) else ""),
+        )
+    _refuse_without_code(fn, name)
+
+
+def _refuse_without_code(fn: Any, name: str) -> None:
+    if hasattr(fn, "__code__"):
+        return
+    if hasattr(fn, "__wrapped__"):  # lru_cache: steps have a cache of their own
+        what = f"@step got {name} in a wrapper of type {type(fn).__name__}, whose code is not known"
+    elif isinstance(fn, functools.partial):
+        what = f"@step got {fn!r}, which has no name and no code of its own"
+    elif inspect.isroutine(fn):
+        what = f"{name} is not written in Python, so its signature and its code are not known"
+    else:
+        what = f"@step got {name}, which is not a function but an object that can be called"
+    raise OptionError(what, fix="call it in a def, and decorate a def or an async def")
 
 
 def _is_method(fn: Any) -> bool:
@@ -382,8 +446,13 @@ def _is_method(fn: Any) -> bool:
 
 
 def _check_after(after: Any) -> None:
+    if after is UNSET:
+        return
+    from treadle._runtime.call import StepFuture
+    from treadle._runtime.mapping import MapFuture
+
     waited = after if isinstance(after, (list, tuple, set, frozenset)) else (after,)
-    if after is not UNSET and not all(isinstance(future, (StepFuture, MapFuture)) for future in waited):
+    if not all(isinstance(future, (StepFuture, MapFuture, Placeholder)) for future in waited):
         raise OptionError(
             f"after={after!r} is not allowed",
             fix="give futures: after=step.submit(...), or a list of such",

@@ -13,7 +13,7 @@ from treadle._runtime import pruning, resuming
 from treadle._runtime.handle import RunHandle
 from treadle._runtime.plan import hint
 from treadle._runtime.results import RunResult
-from treadle.errors import EngineClosed, LogUnavailable, RunPoisoned, TreadleError
+from treadle.errors import EngineClosed, LogUnavailable, RunElsewhere, RunPoisoned, TreadleError
 from treadle.storage import owners
 from treadle.storage.rows import Part
 from treadle.storage.writer import Transaction
@@ -92,26 +92,36 @@ async def cancel(engine: Engine, run_id: str) -> None:
         run.stop("caller")
         await asyncio.shield(run.done)
         return
-    await engine.run_row(run_id)
-    await engine.log.transact(_cancel(run_id))
+    if (await engine.run_row(run_id))["status"] == "running":
+        await sweep(engine)
+    owner = await engine.log.transact(_cancel(run_id))
+    if owner and owner != engine.id:
+        raise RunElsewhere(
+            f"run {run_id} is performed by another engine of this home ({owner}), and was not cancelled",
+            fix="cancel it where it was started, or end that process and cancel it then",
+            run_id=run_id, owner=owner,
+        )  # fmt: skip
 
 
-def _cancel(run_id: str) -> Callable[[Transaction], bool]:
-    """Cancel a run that no engine performs; to be run in a transaction."""
+def _cancel(run_id: str) -> Callable[[Transaction], str]:
+    """Cancel a run that no engine performs, or say which one does; to be run in a transaction."""
 
-    def work(transaction: Transaction) -> bool:
-        status, epoch = transaction.connection.execute(
-            "SELECT status, epoch FROM runs WHERE id=?", (run_id,)
+    def work(transaction: Transaction) -> str:
+        status, epoch, owner = transaction.connection.execute(
+            "SELECT status, epoch, owner FROM runs WHERE id=?", (run_id,)
         ).fetchone()
-        if status != "interrupted":
-            return False
-        part = Part(run_id, epoch)
-        part.events.append(ev.RunCancelled(at=time.time(), reason="caller"))
-        part.ended = ("cancelled", time.time())
-        transaction.append(part)
-        return True
+        if status == "interrupted":
+            _end_cancelled(transaction, run_id, epoch, "caller")
+        return str(owner) if status == "running" else ""
 
     return work
+
+
+def _end_cancelled(transaction: Transaction, run_id: str, epoch: int, reason: str) -> None:
+    part, now = Part(run_id, epoch), time.time()
+    part.events.append(ev.RunCancelled(at=now, reason=reason))
+    part.ended = ("cancelled", now)
+    transaction.append(part)
 
 
 async def sweep(engine: Engine) -> int:
@@ -139,7 +149,7 @@ def _sweep(engine_id: str, home: Any) -> Callable[[Transaction], int]:
                 continue
             part = Part(run_id, epoch)
             now = time.time()
-            part.events.append(ev.RunInterrupted(at=now, reason="the process of its engine ended"))
+            part.events.append(ev.RunInterrupted(at=now, reason=resuming.OWNER_DIED))
             part.ended = ("interrupted", now)
             transaction.append(part)
             count += 1

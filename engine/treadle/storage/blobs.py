@@ -10,11 +10,8 @@ from pathlib import Path
 
 from treadle.contracts import ArtifactStore
 from treadle.errors import OptionError
-from treadle.storage.fsspec_blobs import FsspecBlobs
 from treadle.storage.home import BLOBS, TMP, path_text
 from treadle.storage.local_blobs import LocalBlobs
-
-__all__ = ["FsspecBlobs", "LocalBlobs", "open_blobs"]
 
 
 def open_blobs(place: str | os.PathLike[str] | None, home: Path) -> ArtifactStore:
@@ -38,5 +35,7 @@ def open_blobs(place: str | os.PathLike[str] | None, home: Path) -> ArtifactStor
     if text.startswith("file:///") and "::" not in text:
         text = text.removeprefix("file://")
     elif "://" in text or "::" in text:
+        from treadle.storage.fsspec_blobs import FsspecBlobs  # most homes have none
+
         return FsspecBlobs(text)
     return LocalBlobs(Path(text).absolute())

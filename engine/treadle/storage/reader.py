@@ -58,6 +58,12 @@ def unpack_artifact(row: Sequence[Any]) -> ArtifactRow:
     return ArtifactRow(row[1], body, row[0], row[2])
 
 
+def digest_in(head: bytes) -> bytes:
+    """The content digest, which a packed body begins with, from its first 40 bytes; empty if it is not there."""
+    start = 1 if head[:1] and head[0] & 0xF0 == 0x90 else 3  # the head of an array of up to 15 items, or of more
+    return head[start + 2 : start + 34] if head[start : start + 2] == b"\xc4\x20" else b""
+
+
 def open_reader(path: str) -> sqlite3.Connection:
     """A connection that only reads; it sees each commit at once."""
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, uri=path.startswith("file:"))
@@ -89,7 +95,7 @@ class Lookup:
 
     def cached(self, keys: Sequence[bytes]) -> dict[bytes, list[ArtifactRow]]:
         """The artifacts under cache keys, in the order of the outputs; what is not whole is left out."""
-        keys = [key for key in keys if not self._absent.covers(key)]
+        keys = [key for key in dict.fromkeys(keys) if not self._absent.covers(key)]  # equal calls may come together
         if not keys:
             return {}
         places = f"[{','.join(map(str, range(len(keys))))}]"
@@ -104,6 +110,13 @@ class Lookup:
             wanted[key] = count
             found.setdefault(key, []).append(unpack_artifact(row))
         return {key: rows for key, rows in found.items() if len(rows) == wanted[key]}
+
+    def has_running(self) -> bool:
+        """Whether any run counts as running; what cannot be read counts as yes, so that somebody looks closer."""
+        try:
+            return bool(self._connection.execute("SELECT 1 FROM runs WHERE status='running' LIMIT 1").fetchone())
+        except sqlite3.Error:
+            return True
 
     def note(self, key: bytes) -> None:
         """This engine is about to add an entry under a key."""

@@ -37,12 +37,16 @@ class Body(msgspec.Struct, array_like=True, gc=False):
 
 
 class ArtifactRow(msgspec.Struct, gc=False):
-    """An artifact on its way to the log; the writer fills in ``id`` and ``version`` at commit."""
+    """An artifact on its way to the log; the writer fills in ``id`` at commit, and ``version`` if it is not reserved.
+
+    ``alias`` is a second name by which it is to be found.
+    """
 
     name: str
     body: Body
     id: int = 0
     version: int = 0
+    alias: str = ""
 
 
 class Waiter(Protocol):

@@ -52,6 +52,10 @@ CREATE TRIGGER log_keeps_bytes BEFORE UPDATE ON log
     BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END;
 """
 
+ALIASES = """CREATE TABLE IF NOT EXISTS
+    aliases(name INTEGER NOT NULL, artifact INTEGER NOT NULL, PRIMARY KEY(name, artifact)) WITHOUT ROWID"""
+"""Second names of artifacts; made by itself, since homes of this format from before it have none."""
+
 
 def inspect(path: str | os.PathLike[str]) -> bool:
     """Refuse a file that is not a log of this release, touching nothing; says whether there is a log at all.
@@ -181,6 +185,7 @@ def _create_if_empty(connection: sqlite3.Connection) -> None:
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version={FORMAT}")
+        connection.execute(ALIASES)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:

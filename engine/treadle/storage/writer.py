@@ -28,7 +28,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, TypeAlias
 
@@ -220,17 +220,30 @@ class Writer:
         offset = 1
         if len(self._names) > NAMES_KEPT:
             self._names.clear()
-        self._read_names({row.name for row in rows} - self._names.keys())
+        aliased = [row for row in rows if row.alias]
+        self._read_names({row.name for row in rows}.union([row.alias for row in aliased]) - self._names.keys())
         for row in rows:
             name = self._names[row.name]
-            name[1] += 1
             self._artifact += 1
-            row.id, row.version = self._artifact, name[1]
+            row.id = self._artifact
+            if not row.version:
+                row.version = self._next_version([name, self._names[row.alias]] if row.alias else [name])
             body = _pack(row.body)
             table.append([row.id, name[0], row.version, offset, len(body)])
             bodies.append(body)
             offset += len(body)
         self.connection.execute(_ARTIFACTS, (_json(table), b"".join(bodies)))
+        if aliased:
+            self._save_names({row.alias for row in aliased})
+            self.connection.execute(_ALIASES, (_json([[self._names[row.alias][0], row.id] for row in aliased]),))
+
+    @staticmethod
+    def _next_version(names: list[list[int]], above: int = 0) -> int:
+        """One version for all of these names, higher than any of theirs."""
+        version = 1 + max(above, *(name[1] for name in names))
+        for name in names:
+            name[1] = version
+        return version
 
     def _save_names(self, changed: Iterable[str]) -> None:
         """Write names down. Their versions are in the artifacts; the table keeps them from before a prune."""
@@ -253,13 +266,17 @@ class Writer:
         if new:
             self._save_names(new)
 
-    def reserve_version(self, name: str) -> int:
-        """Give the next version of a name away, inside the open transaction; a gap is legal."""
-        self._read_names({name} - self._names.keys())
-        known = self._names[name]
-        known[1] += 1
-        self._save_names({name})
-        return known[1]
+    def reserve_version(self, names: Sequence[str], above: int = 0) -> int:
+        """Give one version of several names away, inside the open transaction; a gap is legal.
+
+        Args:
+            names: a name, and others under which the same thing will be found.
+            above: the version is to be higher than this, too.
+        """
+        self._read_names(set(names) - self._names.keys())
+        version = self._next_version([self._names[name] for name in names], above)
+        self._save_names(names)
+        return version
 
     @property
     def last_numbers(self) -> tuple[int, int]:
@@ -440,6 +457,8 @@ _ARTIFACTS = """INSERT INTO artifacts(id, name, version, body)
 _NAMES = """INSERT OR REPLACE INTO names(id, name, version)
     SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]')
     FROM json_each(CAST(?1 AS TEXT))"""
+_ALIASES = """INSERT INTO aliases(name, artifact)
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(CAST(?1 AS TEXT))"""
 _KNOWN_NAMES = """SELECT name, id,
     max(version, coalesce((SELECT max(a.version) FROM artifacts a WHERE a.name = names.id), 0))
     FROM names WHERE name IN (SELECT value FROM json_each(CAST(?1 AS TEXT)))"""

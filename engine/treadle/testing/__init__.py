@@ -16,7 +16,8 @@
 12
 """
 
+from treadle._runtime.breakers import reset as reset_breakers
 from treadle.testing.clock import VirtualClock
 from treadle.testing.engines import memory_engine
 
-__all__ = ["VirtualClock", "memory_engine"]
+__all__ = ["VirtualClock", "memory_engine", "reset_breakers"]

@@ -53,14 +53,14 @@ def to_npy(value: Any) -> bytes:
     return b"".join((_MAGIC, size, header, padding, _elements(array)))
 
 
-def from_npy(data: bytes | memoryview) -> Any:
-    """The array of an ``.npy`` file that ``to_npy`` has written: an own, writeable copy."""
+def from_npy(data: bytes | memoryview, *, shared: bool = False) -> Any:
+    """The array of an ``.npy`` file that ``to_npy`` has written: an own, writeable copy, or a view of those bytes."""
     if bytes(data[: len(_MAGIC)]) != _MAGIC:
         raise DecodeError("stored array does not begin like an .npy file of format 2.0")
     start = len(_MAGIC) + 4
     end = start + int.from_bytes(data[len(_MAGIC) : start], "little")
     header = ast.literal_eval(bytes(data[start:end]).decode())
-    return _array(_dtype(header["descr"]), header["shape"], memoryview(data)[end:])
+    return _array(_dtype(header["descr"]), header["shape"], memoryview(data)[end:], shared=shared)
 
 
 @packs("numpy:ndarray")
@@ -124,11 +124,14 @@ def _elements(array: Any) -> Any:
     return memoryview(array.reshape(-1).view(_numpy().uint8))
 
 
-def _array(dtype: Any, shape: Any, data: Any) -> Any:
+def _array(dtype: Any, shape: Any, data: Any, *, shared: bool = False) -> Any:
     numpy = _numpy()
     if dtype.hasobject or dtype.subdtype is not None or len(data) != math.prod(shape) * dtype.itemsize:
         raise DecodeError("stored array has another size than its header says")
-    return numpy.ndarray(shape, dtype, buffer=data).copy() if len(data) else numpy.ndarray(shape, dtype)
+    if not len(data):
+        return numpy.ndarray(shape, dtype)
+    array = numpy.ndarray(shape, dtype, buffer=data)
+    return array if shared else array.copy()
 
 
 def _descr(dtype: Any) -> Any:

@@ -1,0 +1,308 @@
+"""The process between an engine and its workers: it starts them, says how they ended, and leaves none behind.
+
+A program of its own, started with a socket and the engine's process id:
+
+    python _nursery.py SOCKET PID
+
+Theory of operation
+* Workers are forked from here. This process has one thread, has imported what workers need, and runs no code of the
+  user's, so a fork is safe and a new worker is there in milliseconds.
+* It is the parent of all workers, and what they leave behind becomes its child, too (``PR_SET_CHILD_SUBREAPER``): a
+  process that double-forked its way out of group and session is found and killed when its worker has ended.
+* It waits for three things: a command, the end of a child, the end of the engine's process. At the last one, or when
+  the socket closes, it kills everything below it and ends. If it is killed itself, the kernel kills the workers.
+* Only a parent can signal a process that may have ended without hitting another one that got its number: so signals
+  go through here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+RECORD = struct.Struct("<B3xIqq")
+"""What is said over the socket: what, which worker, and two numbers."""
+
+FORK, SIGNAL = 1, 2
+STARTED, ENDED, READY = 1, 2, 3
+_PDEATHSIG, _SUBREAPER = 1, 36
+_LAST_S = 3.0
+
+
+class Nursery:
+    """Starts and ends workers for one engine."""
+
+    def __init__(self, control: socket.socket, engine: int) -> None:
+        self._control, self._engine = control, engine
+        self._workers: dict[int, int] = {}  # process id to number
+        self._woken, self._wakes = os.pipe()
+        for end in (self._woken, self._wakes):
+            os.set_blocking(end, False)
+        self._prctl = _prctl_of_this_system()
+        self._prctl(_SUBREAPER, 1)
+
+    def run(self) -> None:
+        """Do what is asked until the engine is gone."""
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wakes, warn_on_full_buffer=False)
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._woken, select.POLLIN)
+        engine = _pidfd(self._engine)
+        self._tell(READY, 0, os.getpid())
+        if engine >= 0:
+            poll.register(engine, select.POLLIN)
+        while os.getppid() == self._engine:
+            ready = {fd for fd, _ in poll.poll()}
+            if engine in ready:
+                break
+            if self._woken in ready:
+                os.read(self._woken, 4096)
+                self._reap()
+            if self._control.fileno() in ready and not self._obey():
+                break
+        self._end_all()
+
+    # -- commands -------------------------------------------------------------------------
+
+    def _obey(self) -> bool:
+        """Do one thing; False if there is nobody to tell us what."""
+        try:
+            data, fds, _, _ = socket.recv_fds(self._control, RECORD.size, 3)
+        except ConnectionError:
+            return False
+        while data and len(data) < RECORD.size:
+            more = self._control.recv(RECORD.size - len(data))
+            if not more:
+                return False
+            data += more
+        if not data:
+            return False
+        what, number, first, _ = RECORD.unpack(data)
+        if what == FORK:
+            self._fork(number, fds)
+        elif what == SIGNAL:
+            self._signal(number, first)
+        return True
+
+    def _fork(self, number: int, fds: list[int]) -> None:
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._tell(ENDED, number, -1, error.errno or 0)
+        else:
+            if pid == 0:
+                self._become_worker(*fds)
+            self._workers[pid] = number
+            self._tell(STARTED, number, pid)
+        for fd in fds:
+            os.close(fd)
+
+    def _signal(self, number: int, what: int) -> None:
+        for pid, known in self._workers.items():
+            if known == number:
+                _kill_group(pid, what)
+
+    def _tell(self, what: int, number: int, first: int, second: int = 0) -> None:
+        try:
+            self._control.sendall(RECORD.pack(what, number, first, second))
+        except OSError:
+            return  # the engine is gone, which the loop is about to notice
+
+    # -- ends -----------------------------------------------------------------------------
+
+    def _reap(self) -> None:
+        """Take note of every child that has ended; before a worker's number is free again, its group is killed."""
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if ended is None:
+                return
+            pid = ended.si_pid
+            if pid in self._workers:
+                _kill_group(pid, signal.SIGKILL)
+            _, status, used = os.wait4(pid, 0)
+            number = self._workers.pop(pid, None)
+            self._kill_adopted()
+            if number is not None:
+                self._tell(ENDED, number, os.waitstatus_to_exitcode(status), used.ru_maxrss)
+
+    def _kill_adopted(self) -> None:
+        """Kill what workers have left behind: it is our child now."""
+        for pid in _children_of(os.getpid()):
+            if pid not in self._workers:
+                _kill(pid, signal.SIGKILL)
+
+    def _end_all(self) -> None:
+        signal.set_wakeup_fd(-1)
+        self._control.close()
+        until = time.monotonic() + _LAST_S
+        for pid in self._workers:
+            _kill_group(pid, signal.SIGKILL)
+        while time.monotonic() < until:
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid:
+                self._workers.pop(pid, None)
+                self._kill_adopted()
+            else:
+                time.sleep(0.002)
+
+    # -- in the worker --------------------------------------------------------------------
+
+    def _become_worker(self, connection: int, out: int, err: int) -> NoReturn:
+        code = 70
+        try:
+            nursery = os.getppid()
+            os.setsid()
+            self._prctl(_PDEATHSIG, int(signal.SIGKILL))
+            self._prctl(_SUBREAPER, 1)
+            if os.getppid() != nursery:
+                os._exit(code)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for fd in (self._woken, self._wakes):
+                os.close(fd)
+            self._control.close()
+            _take_streams(out, err)
+            # `treadle_adapters._worker` was imported before the first fork.
+            from treadle_adapters import _worker
+
+            with socket.socket(fileno=connection) as line:
+                _worker.serve(line)
+            code = 0
+        except SystemExit:
+            code = 128 + signal.SIGTERM
+        except (BrokenPipeError, ConnectionError):
+            code = 0
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            _leave(code)
+
+
+def _take_streams(out: int, err: int) -> None:
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (out, 1), (err, 2)):
+        os.dup2(source, target, inheritable=True)
+        os.close(source)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  # they are the process's own
+    sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
+    import faulthandler
+
+    faulthandler.enable(file=2)
+
+
+def _leave(code: int) -> NoReturn:
+    """As an interpreter ends, but without waiting for threads."""
+    import atexit
+
+    try:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:
+        code = code or 1
+    finally:
+        os._exit(code)
+
+
+# -- the system ---------------------------------------------------------------------------
+
+
+def _prctl_of_this_system() -> Callable[[int, int], object]:
+    if sys.platform != "linux":
+        return lambda *_: 0
+    import ctypes
+
+    prctl: Callable[[int, int], object] = ctypes.CDLL(None).prctl
+    return prctl
+
+
+def _pidfd(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return -1
+
+
+def _children_of(parent: int) -> list[int]:
+    found: list[int] = []
+    try:
+        entries = os.listdir("/proc")
+    except OSError:
+        return found
+    for entry in entries:
+        if entry.isdecimal():
+            try:
+                with open(f"/proc/{entry}/stat", "rb") as file:
+                    # The second field is the program's name in brackets, and may hold anything.
+                    fields = file.read().rpartition(b")")[2].split()
+            except OSError:
+                continue
+            if int(fields[1]) == parent and fields[0] != b"Z":
+                found.append(int(entry))
+    return found
+
+
+def _kill_group(pid: int, number: int) -> None:
+    try:
+        os.killpg(pid, number)
+    except (ProcessLookupError, PermissionError):
+        _kill(pid, number)  # it has not made a group of its own yet
+
+
+def _kill(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def main() -> None:
+    """Read where things are, import what workers need, and begin."""
+    control, engine = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
+    control.set_inheritable(False)
+    setup = json.loads(_exactly(control, int.from_bytes(_exactly(control, 4), "little")))
+    sys.path[:] = setup["path"]
+    sys.argv = [""]
+    os.chdir("/")
+    import gc
+
+    from treadle import worker
+    from treadle_adapters import _worker
+
+    worker.preload()
+    gc.collect()
+    gc.freeze()
+    del _worker
+    Nursery(control, engine).run()
+
+
+def _exactly(control: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        more = control.recv(count - len(data))
+        if not more:
+            raise SystemExit(0)
+        data += more
+    return data
+
+
+if __name__ == "__main__":
+    main()

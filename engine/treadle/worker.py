@@ -1,0 +1,362 @@
+"""What a worker of any executor does with an attempt: import the step, decode, call, encode, describe what it raised.
+
+It is the same in a subprocess, a container and a cluster, and knows nothing of how it got there: whoever runs it
+receives attempts, hands them to ``Worker.perform`` on the main thread, and carries the answers back. It imports what
+it needs when it needs it, so that a worker that waits is small.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+
+from treadle._runtime.context import active_call, is_importing
+from treadle._runtime.current import Current
+from treadle.contracts import Attempt, Output, Payload, Performed, Raised
+from treadle.errors import StepNotImportable, TreadleError
+
+if TYPE_CHECKING:
+    from treadle._core.expected import Expected, Wanted
+    from treadle._runtime.call import Call
+    from treadle._runtime.plan import Plan
+    from treadle.contracts import Sink
+    from treadle.storage.local_blobs import LocalBlobs
+
+INLINE_BYTES = 64 * 1024
+"""Up to this size a value travels in a message; above it, it is a file in the store."""
+TEXT_CHARS = 64 * 1024
+ARGUMENT_BYTES = 64 * 1024
+
+
+def preload() -> None:
+    """Import what performing an attempt needs, for a process that is going to be forked."""
+    import asyncio
+    import contextvars
+    import inspect
+    import logging
+    import runpy
+
+    from treadle import storage
+    from treadle._core import expected, outputs
+    from treadle._runtime import facts, usage, validation
+    from treadle.storage import codecs, local_blobs, views
+
+    del asyncio, contextvars, inspect, logging, runpy, storage
+    del expected, outputs, facts, usage, validation, codecs, local_blobs, views
+
+
+class Target:
+    """A step as a worker knows it; it quacks like the engine's plan where annotations are checked."""
+
+    def __init__(self, name: str, fn: Callable[..., Any], outputs: tuple[str, ...]) -> None:
+        import inspect
+
+        from treadle._core.expected import expected_of
+
+        self.name, self.fn, self.outputs = name, fn, outputs
+        self.output_names = outputs or (name,)
+        self.is_async = inspect.iscoroutinefunction(fn)
+        self.expected: Expected | None = expected_of(fn)
+        self.promised: dict[str, Wanted] | None = None
+        if self.expected is not None:
+            self.promised = self.expected.promised(self.output_names)
+
+
+class Worker:
+    """Performs attempts, one after another; remembers imported steps and open stores."""
+
+    def __init__(self) -> None:
+        self._targets: dict[tuple[str, str, str, tuple[str, ...]], Target] = {}
+        self._stores: dict[str, LocalBlobs] = {}
+        self._main = ""
+
+    def perform(self, attempt: Attempt, sink: Sink) -> Performed | Raised:
+        """Perform one attempt; never raises, but for a ``BaseException`` that is meant for this process.
+
+        Args:
+            attempt: what to perform.
+            sink: takes what the step says, from any thread.
+        """
+        from treadle._runtime.usage import Measured
+
+        with Measured(attempt.needs.memory) as used:
+            try:
+                outputs, shape = self._perform(attempt, sink)
+            except BaseException as error:
+                raised = described(error)
+                used.stop()
+                return msgspec.structs.replace(raised, peak_rss_bytes=used.peak_rss_bytes, cpu_s=used.cpu_s)
+        return Performed(outputs, shape, used.peak_rss_bytes, used.cpu_s)
+
+    def _perform(self, attempt: Attempt, sink: Sink) -> tuple[tuple[Output, ...], str]:
+        from treadle._core.outputs import split
+
+        target = self._target(attempt)
+        args = [self._decoded(attempt, payload) for payload in attempt.args]
+        kwargs = {name: self._decoded(attempt, payload) for name, payload in attempt.kwargs.items()}
+        _check_inputs(target, attempt, [*args, *kwargs.values()])
+        value = _call(target, attempt, sink, args, kwargs)
+        del args, kwargs
+        values, shape = split(target.name, target.outputs, value)
+        _check_outputs(target, values)
+        named = zip(target.output_names, values, strict=True)
+        return tuple([self._encoded(attempt, name, item) for name, item in named]), shape
+
+    # -- the step -------------------------------------------------------------------------
+
+    def _target(self, attempt: Attempt) -> Target:
+        key = (attempt.module, attempt.qualname, attempt.step, attempt.outputs)
+        found = self._targets.get(key)
+        if found is None:
+            found = self._targets[key] = Target(attempt.step, self._function(attempt), attempt.outputs)
+        return found
+
+    def _function(self, attempt: Attempt) -> Callable[..., Any]:
+        where = f"{attempt.module}:{attempt.qualname}"
+        begun = is_importing.set(True)
+        try:
+            if attempt.module == "__main__":
+                self._import_main(attempt.main)
+            module = importlib.import_module(attempt.module)
+        except Exception as error:
+            raise _not_importable(where, f"{type(error).__name__}: {error}") from error
+        except SystemExit as error:
+            raise _not_importable(where, f"importing it raised SystemExit({error.code!r})") from error
+        finally:
+            is_importing.reset(begun)
+        found: Any = module
+        for part in attempt.qualname.split("."):
+            found = getattr(found, part, None)
+        if getattr(type(found), "__treadle_callable__", False):
+            found = found.fn
+        if not callable(found):
+            raise _not_importable(where, f"the module has no {attempt.qualname}")
+        return cast("Callable[..., Any]", found)
+
+    def _import_main(self, main: str) -> None:
+        """Run the program once more as a module that is not the main one, and let it be found as ``__main__``."""
+        if self._main == main:
+            return
+        module = types.ModuleType("__treadle_main__")
+        sys.modules["__treadle_main__"] = module
+        if main.startswith("-m "):
+            import runpy
+
+            found = runpy.run_module(main[3:], run_name="__treadle_main__", alter_sys=False)
+            module.__dict__.update(found)
+        else:
+            module.__file__ = main
+            sys.path[:0] = [folder] if (folder := str(Path(main).parent)) not in sys.path else []
+            code = compile(Path(main).read_bytes(), main, "exec", dont_inherit=True)
+            exec(code, module.__dict__)
+        _rename(module.__dict__, set())
+        module.__name__ = "__main__"
+        sys.modules["__main__"] = module
+        self._main = main
+
+    # -- values ---------------------------------------------------------------------------
+
+    def _store(self, attempt: Attempt) -> LocalBlobs:
+        store = self._stores.get(attempt.store)
+        if store is None:
+            from treadle.storage.local_blobs import LocalBlobs
+
+            tmp = Path(attempt.store_tmp) if attempt.store_tmp else None
+            store = self._stores[attempt.store] = LocalBlobs(Path(attempt.store), tmp)
+        return store
+
+    def _decoded(self, attempt: Attempt, payload: Payload) -> Any:
+        from treadle.storage import views
+
+        if payload.data is None:
+            return views.load(self._store(attempt), payload, allow_pickle=attempt.allow_pickle)
+        from treadle.storage import codecs
+
+        return codecs.decode(payload.codec, payload.data, trusted=True, allow_pickle=attempt.allow_pickle)
+
+    def _encoded(self, attempt: Attempt, name: str, value: Any) -> Output:
+        from treadle._runtime import facts
+        from treadle.kinds import Asset
+        from treadle.storage import codecs
+
+        encoded = codecs.encode(value, code_digest=_code_digest, allow_pickle=attempt.allow_pickle)
+        size = len(encoded.data)
+        data: bytes | None = None
+        location = ""
+        if size > INLINE_BYTES:
+            location = self._store(attempt).put(encoded.data, encoded.checksum)
+        else:
+            data = bytes(encoded.data)
+        alias = value.name if isinstance(value, Asset) and value.name not in (None, name) else ""
+        payload = Payload(encoded.codec, encoded.digest, encoded.checksum, size, data, location)
+        return Output(payload, encoded.type_name, facts.packed(value), alias or "")
+
+
+# -- the call -----------------------------------------------------------------------------
+
+
+class RemoteCurrent(Current):
+    """The call whose body is running in a worker; it stands for the call itself where only its being there counts."""
+
+    __slots__ = ("_attempt", "_sink", "run")
+    ending = state = None
+
+    def __init__(self, attempt: Attempt, sink: Sink) -> None:
+        self._attempt, self._sink = attempt, sink
+        self.run = types.SimpleNamespace(debug=False, is_over=True)
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run."""
+        return self._attempt.run_id
+
+    @property
+    def call(self) -> str:
+        """The call's name."""
+        return self._attempt.call
+
+    @property
+    def attempt(self) -> int:
+        """Number of this attempt, from 1."""
+        return self._attempt.attempt
+
+    @property
+    def deadline(self) -> float | None:
+        """When this attempt times out: seconds since the epoch, or ``None``."""
+        timeout = self._attempt.timeout_s
+        return None if timeout is None else self._attempt.started_at + timeout
+
+    @property
+    def token(self) -> str:
+        """The idempotency token of the call."""
+        return self._attempt.token
+
+    def log_metadata(self, **facts: Any) -> None:
+        """Attach facts (plain data) to this call."""
+        self._sink.note(self._packed(facts))
+
+    def progress(self, done: float, total: float | None = None) -> None:
+        """Say how far the step is."""
+        self._sink.progress(done, total)
+
+
+def _call(target: Target, attempt: Attempt, sink: Sink, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    import contextvars
+
+    def body() -> Any:
+        active_call.set(cast("Call", RemoteCurrent(attempt, sink)))
+        if not target.is_async:
+            return target.fn(*args, **kwargs)
+        import asyncio
+
+        return asyncio.run(target.fn(*args, **kwargs))
+
+    return contextvars.copy_context().run(body)
+
+
+def _check_inputs(target: Target, attempt: Attempt, values: list[Any]) -> None:
+    if target.expected is None:
+        return
+    from treadle._runtime import validation
+
+    for label, value in zip(attempt.labels, values, strict=True):
+        validation.check_input(cast("Plan", target), label, value, is_linked=label in attempt.linked)
+
+
+def _check_outputs(target: Target, values: list[Any]) -> None:
+    if target.promised is None:
+        return
+    from treadle._runtime import validation
+
+    validation.check_outputs(cast("Plan", target), values)
+
+
+def _code_digest(value: object) -> bytes:
+    """The fingerprint of a function or class that is used as a value; most steps return none."""
+    global _identities
+    if _identities is None:
+        from treadle._runtime.identity import Identities
+
+        _identities = Identities()
+    return cast("bytes", _identities.code_digest(value))
+
+
+_identities: Any = None
+
+
+# -- what went wrong ----------------------------------------------------------------------
+
+
+def described(error: BaseException) -> Raised:
+    """An exception as it travels; never raises, however odd the exception is."""
+    kind = type(error)
+    arguments, state = _packed_parts(error)
+    notes = tuple([str(note)[:TEXT_CHARS] for note in getattr(error, "__notes__", ())][:20])
+    return Raised(f"{kind.__module__}:{kind.__qualname__}", _text(error), _traceback(error), arguments, state, notes)
+
+
+def _packed_parts(error: BaseException) -> tuple[bytes, bytes]:
+    from treadle.storage import codecs
+
+    packed: list[bytes] = []
+    known = {name: value for name, value in vars(error).items() if name not in ("__notes__", "value")}
+    for part in (list(error.args), known):
+        try:
+            data = codecs.encode(part, allow_pickle=False).data
+        except Exception:
+            data = b""
+        packed.append(bytes(data) if len(data) <= ARGUMENT_BYTES else b"")
+    return packed[0], packed[1]
+
+
+def _text(error: BaseException) -> str:
+    try:
+        text = error.what if isinstance(error, TreadleError) else str(error)
+        return text.encode("utf-8", "replace").decode()[:TEXT_CHARS]
+    except Exception:
+        return f"<{type(error).__name__} whose text cannot be had>"
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        place = error.__traceback__
+        while place is not None and place.tb_next is not None and _is_ours(place.tb_frame.f_code.co_filename):
+            place = place.tb_next
+        lines = traceback.format_exception(type(error), error, place, limit=-30, chain=True)
+        return "".join(lines).encode("utf-8", "replace").decode()[-TEXT_CHARS:]
+    except Exception:
+        return ""
+
+
+def _is_ours(path: str) -> bool:
+    return path == __file__ or os.sep + "asyncio" + os.sep in path
+
+
+def _not_importable(where: str, why: str) -> StepNotImportable:
+    return StepNotImportable(
+        f"a worker cannot find the step {where}",
+        why=why,
+        fix="see that the module can be imported in a process of its own, with the same import path",
+    )
+
+
+def _rename(names: dict[str, Any], seen: set[int]) -> None:
+    """Classes and functions of the program say that they belong to ``__main__``, as they do in the engine's process."""
+    for value in list(names.values()):
+        if getattr(value, "__module__", None) != "__treadle_main__" or id(value) in seen:
+            continue
+        seen.add(id(value))
+        try:
+            value.__module__ = "__main__"
+        except (AttributeError, TypeError):
+            continue
+        if isinstance(value, type):
+            _rename(dict(vars(value)), seen)

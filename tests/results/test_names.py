@@ -1,0 +1,101 @@
+"""Asking a result for something by a name that it does not have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from treadle import RunResult, pipeline, step
+from treadle.errors import CallNotFound
+
+
+@step
+def train(x: int) -> int:
+    return x
+
+
+@step(outputs=("low", "high"))
+def bounds(xs: list[int]) -> tuple[int, int]:
+    return min(xs), max(xs)
+
+
+@pipeline
+async def p() -> None:
+    await bounds(train.map(range(3)))
+
+
+@pytest.fixture
+def result(home: Any) -> RunResult[Any]:
+    """A run with a map and several outputs."""
+    found: RunResult[Any] = home.run(p)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("view", "name", "fix"),
+    [
+        ("step_results", "bonds", "did you mean 'bounds'?"),
+        ("step_results", "train", "train is a map of 3: ask for 'train[0]' to 'train[2]'"),
+        ("step_results", "trian", "train is a map of 3: ask for 'train[0]' to 'train[2]'"),
+        ("step_results", "train[7]", "train is a map of 3: ask for 'train[0]' to 'train[2]'"),
+        ("artifacts", "zzz", "there is bounds.low, bounds.high, train"),
+        ("outputs", "trains", "did you mean 'train'?"),
+        ("outputs", "bounds", "bounds has several outputs: ask for 'bounds.low', 'bounds.high'"),
+        ("artifacts", "bounds", "bounds has several outputs: ask for 'bounds.low', 'bounds.high'"),
+        ("artifacts", "train", "train is a map of 3: ask for 'train[0]' to 'train[2]'"),
+    ],
+)
+def test_the_error_says_what_there_is_instead(result: RunResult[Any], view: str, name: str, fix: str) -> None:
+    with pytest.raises(KeyError) as caught:
+        getattr(result, view)[name]
+    error = caught.value
+    assert isinstance(error, CallNotFound)
+    assert error.fix == fix
+    assert str(error).endswith(f"Fix: {fix}")
+    assert name in str(error)
+    assert name not in getattr(result, view)
+    assert getattr(result, view).get(name) is None
+
+
+def test_an_empty_run_says_that_there_is_nothing(home: Any) -> None:
+    @pipeline
+    async def nothing() -> None:
+        return None
+
+    with pytest.raises(KeyError, match="there is no call at all"):
+        home.run(nothing).step_results["train"]
+
+
+def test_the_outputs_of_a_call_have_names_too(result: RunResult[Any]) -> None:
+    outputs = result.step_results["bounds"].outputs
+    assert dict(outputs) == {"low": 0, "high": 2}
+    with pytest.raises(KeyError, match="did you mean 'high'"):
+        outputs["hihg"]
+
+
+def test_asking_whether_there_is_an_output_loads_nothing(
+    result: RunResult[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Any] = []
+    vault = type(result._archive.vault)
+    value = vault.value
+    monkeypatch.setattr(vault, "value", lambda self, row: loaded.append(row) or value(self, row))
+    assert "train" in result.outputs
+    assert "model" not in result.outputs
+    assert loaded == []
+    assert result.outputs["train"] == [0, 1, 2]
+    assert len(loaded) == 3
+
+
+def test_a_big_result_is_asked_by_name_at_the_price_of_one(home: Any) -> None:
+    @pipeline
+    async def wide() -> None:
+        await train.map(range(2000))
+
+    result = home.run(wide)
+    calls = result.step_results
+    assert len(calls) == 2000
+    assert calls["train[1999]"].status == "succeeded"
+    assert list(calls)[:2] == ["train[0]", "train[1]"]
+    assert [call.name for call in calls.values()][-1] == "train[1999]"

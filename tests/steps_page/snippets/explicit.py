@@ -1,0 +1,5 @@
+from treadle import step
+
+@step(inputs=["rows"], outputs=["tidy"])
+def clean(rows):
+    return process(rows)

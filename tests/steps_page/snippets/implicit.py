@@ -1,0 +1,5 @@
+from treadle import step
+
+@step
+def clean(data):
+    return process(data)
