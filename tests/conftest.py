@@ -20,7 +20,7 @@ settings.load_profile("treadle")
 # Programs and parts that tests use. Collecting doctests would import them, and the typing file has misuse on purpose.
 collect_ignore = [
     "checker.py", "loops.py", "typing", "crash/crash_shapes.py", "crash/ledger.py", "crash/peer.py", "crash/zygote.py",
-    "store/storekit.py", "steps_page/starter.py", "steps_page/snippets",
+    "store/storekit.py", "executors/hostile_steps.py", "steps_page/starter.py", "steps_page/snippets",
 ]  # fmt: skip
 
 

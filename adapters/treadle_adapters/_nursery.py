@@ -44,6 +44,7 @@ class Nursery:
         self._control, self._engine = control, engine
         self._workers: dict[int, int] = {}  # process id to number
         self._woken, self._wakes = os.pipe()
+        self._engine_fd = -1
         for end in (self._woken, self._wakes):
             os.set_blocking(end, False)
         self._prctl = _prctl_of_this_system()
@@ -56,7 +57,7 @@ class Nursery:
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         poll.register(self._woken, select.POLLIN)
-        engine = _pidfd(self._engine)
+        engine = self._engine_fd = _pidfd(self._engine)
         self._tell(READY, 0, os.getpid())
         if engine >= 0:
             poll.register(engine, select.POLLIN)
@@ -173,8 +174,9 @@ class Nursery:
                 os._exit(code)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            for fd in (self._woken, self._wakes):
-                os.close(fd)
+            for fd in (self._woken, self._wakes, self._engine_fd):
+                if fd >= 0:
+                    os.close(fd)
             self._control.close()
             _take_streams(out, err)
             # `treadle_adapters._worker` was imported before the first fork.

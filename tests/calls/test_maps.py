@@ -511,6 +511,53 @@ def test_cancelling_a_map_cancels_its_calls_and_makes_no_more(stage: Any) -> Non
     assert len(result.step_results) == 2
 
 
+def test_what_a_cancelled_map_did_not_make_is_not_made_for_who_asks_for_it(stage: Any) -> None:
+    @pipeline(failure_mode="continue")
+    async def maps() -> tuple[Any, ...]:
+        m = inc.map(range(100))
+        first, again = m.cancel(), m.cancel()
+        with pytest.raises(ResultNotReady, match=r"inc\[99\] was never made"):
+            _ = m[99]
+        return first, again, m.done(), m.status, {result.status for result in await m.settled()}
+
+    assert stage.value(maps) == (True, False, True, "cancelled", {"cancelled"})
+
+
+def test_a_map_over_a_map_that_was_cancelled_is_cancelled_too_and_has_a_result_for_every_item(stage: Any) -> None:
+    @pipeline(failure_mode="continue")
+    async def maps() -> tuple[Any, ...]:
+        m = inc.map(range(1000))
+        doubled = double.map(m)
+        summed = add.map(doubled, [1] * 1000)
+        m[40]
+        m.cancel()
+        counts = [len(await each.settled()) for each in (m, doubled, summed)]
+        return counts, doubled.status, {result.status for result in (await summed.settled())[100:]}
+
+    result = stage.result(maps)
+    assert result.value[0] == [1000, 1000, 1000]
+    assert result.value[1] in ("skipped", "cancelled")
+    assert result.value[2] == {"cancelled"}
+    assert result.success
+    assert len(result.step_results) == 3000
+
+
+def test_who_takes_a_map_over_a_cancelled_one_whole_gets_no_shorter_list(stage: Any) -> None:
+    @pipeline(failure_mode="continue")
+    async def maps() -> tuple[Any, ...]:
+        m = inc.map(count_to(10))
+        doubled = double.map(m)
+        whole = total.submit(doubled)
+        m.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await doubled
+        with pytest.raises(UpstreamFailed):
+            await whole
+        return whole.status, doubled.status
+
+    assert stage.value(maps) == ("skipped", "cancelled")
+
+
 def test_cancelling_works_from_a_thread_and_for_a_wide_map(stage: Any) -> None:
     @step
     async def forever(x: int) -> None:

@@ -261,8 +261,11 @@ FITS: list[tuple[Any, list[Any], list[Any]]] = [
     (int | str, [1, "a"], [1.5]),
     (Annotated[int, "seconds"], [1], ["1"]),
     (UserId, [1], ["1"]),
-    (Sequence[int], [[1], (1,)], [{1}, 1]),
-    (Mapping[str, Any], [{}, Metrics(a=1)], [[]]),
+    (np.float64, [np.float64(1), 1.0, 1], ["1", 1j]),
+    (np.integer, [np.int8(1), 1], [1.0, np.float64(1)]),
+    (np.bool_, [np.True_, True], [1, "yes"]),
+    (Sequence[int], [[1], (1,), np.zeros(2), pd.Series([1])], [{1}, 1, np.float64(1)]),
+    (Mapping[str, Any], [{}, Metrics(a=1), pd.DataFrame()], [[], Page("x")]),
     (Iterable[int], [[1], "a"], [1]),
     (Callable[[], int], [len], [3]),
     (pd.DataFrame, [pd.DataFrame()], [pd.Series(dtype=float)]),
@@ -285,7 +288,7 @@ def test_annotations_are_held_to_by_class(annotation: Any, good: list[Any], bad:
 
 @pytest.mark.parametrize(
     "annotation",
-    [Any, object, T, Literal["a"], HasLen, "a name", int | Any, typing.Union[T, int], ...],  # noqa: UP007  # a user's old form
+    [Any, object, T, Literal["a"], HasLen, "a name", int | Any, typing.Union[T, int], ..., typing.IO[str]],  # noqa: UP007  # a user's old form
 )
 def test_what_has_no_class_is_not_checked(annotation: Any) -> None:
     assert wanted(annotation) is None

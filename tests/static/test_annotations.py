@@ -5,12 +5,15 @@
 
 import collections
 import enum
+import io
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from fractions import Fraction
 from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, Optional, Protocol, TypedDict, TypeVar, Union
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,6 +56,15 @@ class Colour(enum.Enum):
     RED = 1
 
 
+class Whole(type):
+    def __instancecheck__(cls, instance: object) -> bool:
+        return isinstance(instance, int)
+
+
+class Number(metaclass=Whole):
+    """As shape-checking libraries make them: no subclass of anything, and yet numbers are its instances."""
+
+
 FITS: list[tuple[Any, Any]] = [
     (int, int), (float, int), (complex, float), (complex, int), (int, bool), (float, bool), (bytes, bytearray),
     (Any, int), (int, Any), (object, int), (int, object),
@@ -69,7 +81,12 @@ FITS: list[tuple[Any, Any]] = [
     (Callable[[int], str], Callable[..., Any]), (type[Base], type[Derived]), (Options, dict), (dict, Options),
     (dict[str, Any], Options), ("Unknown", int), (int, "list[int]"), (Colour, Colour), (enum.Enum, Colour),
     (collections.OrderedDict[str, int], dict[str, int]), (typing.List[int], list[int]), (typing.NoReturn, int),
-    (int, typing.NoReturn), (Decimal, Decimal), (lambda: 0, int), (int, 3),
+    (int, typing.NoReturn), (Decimal, Decimal), (lambda: 0, int), (int, 3), (float, Fraction),
+    (int, np.int64), (float, np.float32), (float, np.int8), (complex, np.complex64), (bool, np.bool_), (int, np.generic),
+    (float, np.number), (np.int64, int), (np.floating, float), (np.float32, float), (np.bool_, bool), (np.number, int),
+    (list[float], list[np.float32]), (Number, int), (int, Number), (typing.IO[bytes], io.BytesIO),
+    (typing.TextIO, io.StringIO), (io.BytesIO, typing.BinaryIO), (tuple[int, *tuple[str, ...]], tuple[int, str]),
+    (tuple[int, str, str], tuple[int, *tuple[str, ...]]), (Sequence[int], tuple[int, *tuple[int, ...]]),
 ]  # fmt: skip
 
 MISFITS: list[tuple[Any, Any]] = [
@@ -83,7 +100,8 @@ MISFITS: list[tuple[Any, Any]] = [
     (int, Literal["a"]),
     (Box[int], Box[str]), (Callable[[int], str], int), (type[Base], int), (Options, int), (Colour, int),
     (list[list[int]], list[list[str]]), (Decimal, float), (set[int], list[int]),
-    (typing.Dict[str, int], typing.List[int]),
+    (typing.Dict[str, int], typing.List[int]), (int, np.float64), (np.int64, float), (bool, np.int64), (str, np.int64),
+    (np.ndarray, int), (int, np.str_), (np.bool_, int), (float, np.complex128),
 ]  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
 It says no only where no value fits both: a wrong refusal would stop a pipeline that works, and a missed one is found
 when the step runs. So ``Any``, type variables, names that cannot be resolved, protocols and abstract classes of foreign
-types pass; a base class passes where a derived one is asked for; of a union one member is enough.
+types pass; a base class passes where a derived one is asked for; of a union one member is enough; numbers of other
+libraries are numbers; and a class that decides itself what its instances are is not second-guessed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import abc
 import builtins
 import collections.abc
 import inspect
+import numbers
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -24,6 +26,11 @@ _WRAPPERS = (typing.ClassVar, typing.Final, typing.Required, typing.NotRequired)
 _ALWAYS = (Any, object, inspect.Parameter.empty, typing.NoReturn, typing.Never)
 _TOWER = {float: (int,), complex: (int, float), bytes: (bytearray, memoryview)}
 """What type checkers accept in place of another class although it is no subclass (PEP 484, "The numeric tower")."""
+_NUMBERS: dict[type, tuple[type, ...]] = {
+    int: (numbers.Integral,), float: (numbers.Real,), complex: (numbers.Complex,)
+}  # fmt: skip
+"""What counts as a number of the language at run time, such as ``numpy.int64`` as an ``int``."""
+_DECIDERS = (type, abc.ABCMeta)
 
 
 class Annotations:
@@ -222,10 +229,53 @@ def _accepts_class(wanted: Any, given: Any) -> bool:
     one, other = _class_of(wanted), _class_of(given)
     if one is None or other is None or getattr(one, "_is_protocol", False):
         return True
+    if decides_itself(one) or decides_itself(other) or _are_numbers(one, other):
+        return True
     if issubclass(other, one) or issubclass(one, other) or issubclass(other, _TOWER.get(one, ())):
         return True
     # A class of another library may be registered with an abstract class later, or have a subclass that is.
     return isinstance(one, abc.ABCMeta) and other.__module__ != "builtins"
+
+
+def decides_itself(kind: type) -> bool:
+    """Whether ``isinstance`` asks the class, or can only say no, as for ``typing.IO``.
+
+    >>> import typing
+    >>> decides_itself(typing.TextIO), decides_itself(int), decides_itself(Mapping)
+    (True, False, False)
+    """
+    if kind.__module__ == "typing":
+        return True
+    return not all(
+        any(getattr(type(kind), name, None) is getattr(decider, name) for decider in _DECIDERS)
+        for name in ("__instancecheck__", "__subclasscheck__")
+    )
+
+
+def _are_numbers(one: type, other: type) -> bool:
+    """Whether numbers of two libraries, or of one and the language, could be the same, as they can when a step runs."""
+    if issubclass(other, (*_NUMBERS.get(one, ()), *numbers_of_numpy(one))):
+        return True
+    if not numbers_of_numpy(other):
+        return False
+    bases = ("generic", "number", "inexact")
+    return other.__name__ in bases if one in _NUMBERS else one is bool and other.__name__ in ("bool", "bool_", "generic")
+
+
+def numbers_of_numpy(kind: type) -> tuple[type, ...]:
+    """What stands for a class of numpy's numbers in arithmetic; nothing for all other classes, and nothing is imported.
+
+    >>> numbers_of_numpy(int)
+    ()
+    """
+    if kind.__module__ != "numpy" or not any(base.__name__ == "generic" for base in kind.__mro__):
+        return ()
+    if kind.__name__ in ("bool", "bool_"):
+        return (bool,)
+    if kind.__name__ in ("generic", "number"):
+        return (numbers.Number,)
+    abstract = next((each for each in (numbers.Integral, numbers.Real, numbers.Complex) if issubclass(kind, each)), None)
+    return () if abstract is None or kind.__name__ == "timedelta64" else (abstract,)
 
 
 def _accepts_arguments(wanted: Any, given: Any, depth: int) -> bool:
@@ -250,6 +300,8 @@ def _are_standard(*kinds: type) -> bool:
 
 
 def _accepts_tuple(one: tuple[Any, ...], other: tuple[Any, ...], depth: int) -> bool:
+    if any(map(_is_unpacked, (*one, *other))):
+        return True
     if Ellipsis in one or Ellipsis in other:
         wanted = [each for each in one if each is not Ellipsis]
         given = [each for each in other if each is not Ellipsis]
@@ -263,7 +315,12 @@ def _accepts_items(first: type, one: tuple[Any, ...], other: tuple[Any, ...], de
     """A tuple where a sequence of one item type is asked for."""
     if first is tuple or len(one) != 1 or not _are_standard(first):
         return True
-    return all(_accepts(one[0], item, depth - 1) for item in other if item is not Ellipsis)
+    return all(_accepts(one[0], item, depth - 1) for item in other if item is not Ellipsis and not _is_unpacked(item))
+
+
+def _is_unpacked(argument: Any) -> bool:
+    """``*tuple[int, ...]`` inside of a tuple: any number of items."""
+    return getattr(argument, "__unpacked__", False) is True or typing.get_origin(argument) is typing.Unpack
 
 
 def shown(annotation: Any) -> str:

@@ -2,7 +2,8 @@
 
 What is checked is the class: of ``list[int]`` that it is a list, of ``Model | None`` both. What has no class to compare
 with (``Any``, type variables, protocols, ``Literal``, names that cannot be resolved) is not checked. Numbers are taken
-as in arithmetic: an ``int`` will do for a ``float``, and numpy's numbers are numbers.
+as in arithmetic: an ``int`` will do for a ``float``, and numpy's numbers are numbers. An array or a frame will do for a
+``Sequence`` or a ``Mapping`` whose methods it has.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, NewType, Union
 from weakref import WeakKeyDictionary
 
+from treadle._core.annotations import numbers_of_numpy
 from treadle.kinds import Asset, Metrics
 
 KINDS: Final = (Asset, Metrics)
@@ -30,6 +32,9 @@ _ALSO: Final[dict[str, tuple[type, ...]]] = {"numpy.bool": (bool,), "numpy.bool_
 """Classes of other libraries that stand for one of the language's own and do not say so."""
 
 
+_ASKED: Final = "__abstractmethods__"
+
+
 class Wanted:
     """What one annotation asks for.
 
@@ -41,7 +46,8 @@ class Wanted:
     __slots__ = ("is_kind", "text", "types")
 
     def __init__(self, wanted: tuple[type, ...], text: str) -> None:
-        self.types = tuple(dict.fromkeys(wide for kind in wanted for wide in _WIDER.get(kind, (kind,))))
+        wide = [each for kind in wanted for each in _WIDER.get(kind) or (kind, *numbers_of_numpy(kind))]
+        self.types = tuple(dict.fromkeys(wide))
         self.text = text
         self.is_kind = any(issubclass(kind, KINDS) for kind in wanted)
 
@@ -54,7 +60,14 @@ class Wanted:
             return True
         kind = type(value)
         also = _ALSO.get(f"{kind.__module__}.{kind.__qualname__}", ())
-        return any(stands in self.types for stands in also)
+        return any(stands in self.types for stands in also) or self._is_alike(kind)
+
+    def _is_alike(self, kind: type) -> bool:
+        """Whether a class of a library has all that an abstract class asks for, such as an array as a sequence."""
+        if kind.__module__ == "builtins":
+            return False
+        abstract = (each for each in self.types if each.__module__ == "collections.abc")
+        return any(all(hasattr(kind, name) for name in getattr(each, _ASKED, ()) or ("",)) for each in abstract)
 
     def __repr__(self) -> str:
         return f"<wanted {self.text}>"
@@ -199,6 +212,8 @@ def _class(kind: Any) -> tuple[type, ...] | None:
         return None
     if kind.__module__.startswith("treadle._"):
         return None  # futures and artifacts stand for values, and the body gets the values
+    if kind.__module__.startswith(("typing", "pandera.")):
+        return None  # names for type checkers, which have no instances
     return (kind,)
 
 

@@ -95,10 +95,17 @@ class Feeder(Mapped, Generic[T]):
         except asyncio.CancelledError:
             self._was_cancelled = True
         except BaseException as error:
-            self._source_error = error
-            self._run.map_failed(self, error)
+            if isinstance(error, ResultNotReady) and self._has_cancelled_source():
+                self._was_cancelled = True
+            else:
+                self._source_error = error
+                self._run.map_failed(self, error)
         finally:
             self._complete()
+
+    def _has_cancelled_source(self) -> bool:
+        """Whether a map that it goes over was cancelled before it had made all its calls."""
+        return any(isinstance(s, Feeder) and isinstance(s.missing, asyncio.CancelledError) for s in self._sources.mapped)
 
     def _make_until(self, index: int) -> None:
         """Submit the calls up to an index now; only for inputs whose size is known."""
@@ -337,9 +344,9 @@ class Feeder(Mapped, Generic[T]):
         for index in itertools.count():
             while index >= self._next:
                 if self._is_complete:
-                    if self._source_error is not None:
+                    if self.missing is not None:
                         self._handle()
-                        raise self._source_error
+                        raise self.missing
                     return
                 if self._sources.length is not None:
                     self._make_until(index)
@@ -387,7 +394,7 @@ class Feeder(Mapped, Generic[T]):
         self._room.set()
 
     def _cancel(self) -> None:
-        self._was_cancelled = not self._is_complete
+        self._was_cancelled = self._was_cancelled or not self._is_complete
         self._feeder.cancel()
         for known in [*self._children.values(), *self._loose.values()]:
             if not has_ended(known):

@@ -6,16 +6,13 @@ Knows payloads and executors; how a call comes here and what becomes of its outc
 from __future__ import annotations
 
 import asyncio
-import builtins
-import sys
 import weakref
 from collections.abc import Awaitable, Sequence
-from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from treadle import events as ev
 from treadle._core.binding import PLAIN, find, replace
-from treadle._runtime import distant, facts, inline, inputs
+from treadle._runtime import distant, facts, inline, inputs, remote_errors
 from treadle._runtime.artifact import Artifact
 from treadle._runtime.call import Call, StepFuture
 from treadle._runtime.current import Current
@@ -25,7 +22,7 @@ from treadle._runtime.mapping import MapFuture
 from treadle._runtime.unmapped import Unmapped
 from treadle._runtime.usage import Meter
 from treadle.contracts import Attempt, Needs, Output, Payload, Performed, Raised
-from treadle.errors import EncodeError, RemoteError, TreadleError, WorkerProtocolError
+from treadle.errors import EncodeError, WorkerProtocolError
 from treadle.events import Input
 from treadle.storage import codecs, views
 from treadle.storage.blob_checks import location_of
@@ -34,6 +31,7 @@ from treadle.storage.rows import ArtifactRow, Body
 
 if TYPE_CHECKING:
     from treadle._runtime.engine import Engine
+    from treadle._runtime.plan import Plan
 
 INLINE_BYTES = 64 * 1024
 MOST_INLINE_BYTES = 4 * 1024 * 1024
@@ -65,6 +63,48 @@ class Sent(Values, gc=False):
 # -- inputs -------------------------------------------------------------------------------
 
 
+def plain(call: Call) -> Values | None:
+    """The inputs, if they are small and few; ``None`` if something has to be put somewhere, or is wanted here, too."""
+    plan = call.plan
+    if _is_wanted_here(plan):
+        return None
+    room, linked = MOST_INLINE_BYTES, list[str]()
+    given: list[Input] = []
+    payloads: list[Payload] = []
+    for label, value in inputs.labelled(plan.binder, call.args, call.kwargs):
+        producer = ""
+        if type(value) in PLAIN:
+            if not inputs.is_quick(value):
+                return None
+            encoded = codecs.encode(value)
+            payload = Payload(encoded.codec, encoded.digest, encoded.checksum, len(encoded.data), bytes(encoded.data))
+        elif isinstance(value, StepFuture) and (row := _row_of(value)) is not None:
+            producer, body = inputs.origin(value), row.body
+            payload = Payload(body.codec, body.digest, body.checksum, body.size, body.data)
+            linked.append(label)
+        else:
+            return None
+        room -= payload.size
+        if payload.data is None or payload.size > INLINE_BYTES or room < 0:
+            return None
+        payloads.append(payload)
+        given.append(Input(label, payload.digest, producer))
+    return _as_sent(Sent(), plan, payloads, given, linked)
+
+
+def _is_wanted_here(plan: Plan) -> bool:
+    """Whether something in this process wants to see the inputs."""
+    return (
+        bool(plan.conditions) or plan.fallback is not None or (plan.policy is not None and plan.policy.key is not None)
+    )
+
+
+def _as_sent(sent: Sent, plan: Plan, payloads: list[Payload], given: list[Input], linked: list[str]) -> Sent:
+    sent.payloads, sent.linked, sent.inputs = tuple(payloads), tuple(linked), tuple(given)
+    sent.digests = inputs.in_order(plan, {item.name: item.digest for item in given})
+    return sent
+
+
 async def load(call: Call) -> Values:
     """The inputs as they are stored; what is not stored yet is encoded, and what is large is put where workers see it.
 
@@ -72,11 +112,10 @@ async def load(call: Call) -> Values:
         EncodeError: an argument cannot be sent; it names the parameter.
     """
     plan, sent = call.plan, Sent()
-    if plan.conditions or plan.fallback is not None or (plan.policy is not None and plan.policy.key is not None):
-        here = await inputs.load(call)  # something in this process wants to see them
+    if _is_wanted_here(plan):
+        here = await inputs.load(call)
         sent.args, sent.kwargs, sent.bound = here.args, here.kwargs, here.bound
     lent: list[str] = []
-    digests: dict[str, bytes] = {}
     given: list[Input] = []
     linked: list[str] = []
     payloads: list[Payload] = []
@@ -85,16 +124,13 @@ async def load(call: Call) -> Values:
         payload, producer, artifact = await _payload(call, label, value, room, lent)
         room -= len(payload.data or b"")
         payloads.append(payload)
-        digests[label] = payload.digest
         given.append(Input(label, payload.digest, producer, artifact))
         if producer or artifact:
             linked.append(label)
     if lent:
         assert call.run.engine.bridge is not None
         sent.lent = Lent(call.run.engine.bridge, tuple(lent))
-    sent.payloads, sent.linked, sent.inputs = tuple(payloads), tuple(linked), tuple(given)
-    sent.digests = inputs.in_order(plan, digests)
-    return sent
+    return _as_sent(sent, plan, payloads, given, linked)
 
 
 async def _payload(call: Call, label: str, value: Any, room: int, lent: list[str]) -> tuple[Payload, str, int]:
@@ -200,7 +236,7 @@ async def _attempt(call: Call, values: Sent) -> Performed:
         outcome = await _in_time(call, plan.timeout, executor.perform(request, sink))
     _note_usage(call, outcome)
     if isinstance(outcome, Raised):
-        raise rebuilt(outcome)
+        raise remote_errors.rebuilt(outcome)
     return outcome
 
 
@@ -387,68 +423,6 @@ def value_of(call: Call, rows: Sequence[ArtifactRow]) -> Any:
     if all(row.body.data is not None for row in rows):
         return plan.join([engine.vault.value(row) for row in rows], call.shape, plan.output_names)
     return distant.Unloaded(rows, call.shape, plan, engine.vault, engine.io)
-
-
-# -- errors -------------------------------------------------------------------------------
-
-
-def rebuilt(raised: Raised) -> BaseException:
-    """What the body raised, as its own type if that is imported here already, else as ``RemoteError``.
-
-    Nothing is imported by name, and only classes derived from ``Exception`` are made; ``SystemExit`` and
-    ``KeyboardInterrupt`` stay what they are, and end the step only.
-    """
-    module, _, name = raised.type_name.partition(":")
-    kind: object = sys.modules.get(module, builtins if module == "builtins" else None)
-    for part in name.split("."):
-        kind = getattr(kind, part, None)
-    error: BaseException | None = None
-    if isinstance(kind, type) and issubclass(kind, (Exception, SystemExit, KeyboardInterrupt)):
-        try:
-            error = _instance(kind, raised)
-        except Exception:
-            error = None
-    if error is None:
-        text = f"{name}: {raised.message}" if raised.message else name
-        error = RemoteError(text, type_name=raised.type_name, traceback_text=raised.traceback)
-    for note in raised.notes:
-        _add_note(error, note)
-    _add_note(error, f"traceback in the worker:\n{raised.traceback}")
-    return error
-
-
-def _instance(kind: type[BaseException], raised: Raised) -> BaseException | None:
-    if not raised.arguments:
-        return None
-    arguments = codecs.decode("msgpack", raised.arguments, trusted=False)
-    state = codecs.decode("msgpack", raised.state, trusted=False) if raised.state else {}
-    if issubclass(kind, TreadleError):
-        error: BaseException = kind.__new__(kind)
-        error.args = tuple(arguments)
-    else:
-        # Not by its own __init__: what that was given is not what it has passed on to be the exception's arguments.
-        error = kind.__new__(kind, *arguments)
-        built_in = next(
-            base for base in kind.__mro__ if "__init__" in vars(base) and not _is_python(vars(base)["__init__"])
-        )
-        vars(built_in)["__init__"](error, *arguments)
-    if type(error) is not kind:
-        return None
-    error.__dict__.update(state)
-    if issubclass(kind, EncodeError):
-        error.__dict__.setdefault("value", None)  # the object stayed in its process
-    return error
-
-
-def _is_python(fn: object) -> bool:
-    return isinstance(fn, FunctionType)
-
-
-def _add_note(error: BaseException, note: str) -> None:
-    try:
-        error.add_note(note)
-    except Exception:
-        return  # a frozen dataclass, for example, allows none
 
 
 def place(placed: Placed, plan: Any, target: tuple[str, str, str]) -> None:

@@ -181,7 +181,7 @@ def start(calls: list[Call]) -> None:
     for call in calls:
         call.move(Trigger.ADMITTED)
         try:
-            values = inputs.plain(call) if call.plan.executor is None else None
+            values = inputs.plain(call) if call.plan.executor is None else isolated.plain(call)
             if values is None:
                 _give_task(call, None)
             else:
@@ -249,6 +249,10 @@ def key(call: Call, values: inputs.Values) -> None:
     call.identity = blake3(plan.identity + b"".join(values.digests.values())).digest()
     if plan.policy is not None and not call.run.debug:
         call.key = plan.cache_key(call.identity, values)
+    values.bound = values.digests = _NOTHING  # half a KB that each running call would keep
+
+
+_NOTHING: dict[str, Any] = {}
 
 
 # -- 5. perform ---------------------------------------------------------------------------

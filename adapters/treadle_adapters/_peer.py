@@ -1,0 +1,228 @@
+"""One worker process as the engine's side sees it: its socket, what it prints, the attempt that it is at.
+
+Knows what is said to a worker and by it; who starts and ends workers is told in ``process``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Final
+
+from treadle.contracts import Attempt, Performed, Raised, Sink
+from treadle.errors import StepCrashed, WorkerProtocolError
+from treadle_adapters import _wire as wire
+from treadle_adapters._streams import Printed
+
+READ_BYTES: Final = 64 * 1024
+LAST_S: Final = 1.0
+"""How long a process may take to be gone after it was killed."""
+
+
+class Worker:
+    """One worker process as the engine's side sees it.
+
+    ``ended`` is done when the process is gone, with its exit code (negative: the signal).
+    """
+
+    def __init__(self, number: int, connection: socket.socket, out: int, err: int) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.number, self.pid = number, 0
+        self.ended: asyncio.Future[int] = self.loop.create_future()
+        self.known: dict[tuple[str, str], bytes] = {}
+        self.group = ""
+        self.calls = 0
+        self.is_retired = False
+        self._connection = connection
+        self._frames = wire.Frames()
+        self._printed = (Printed(out, "stdout", "info"), Printed(err, "stderr", "error"))
+        self._unsent = bytearray()
+        self._surroundings: tuple[list[str], str, str, int] | None = None
+        self._answer: asyncio.Future[Performed | Raised] | None = None
+        self._sink: Sink | None = None
+        self.fault: WorkerProtocolError | None = None
+        self.on_fault: Callable[[Worker], None] = lambda _: None
+        connection.setblocking(False)
+        self.loop.add_reader(connection.fileno(), self._read)
+        for printed in self._printed:
+            self.loop.add_reader(printed.fd, self._read_printed, printed)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can be given attempts."""
+        return not self.ended.done() and not self.is_retired and self.fault is None
+
+    def begin(self, attempt: Attempt, sink: Sink) -> asyncio.Future[Performed | Raised]:
+        """Send an attempt; gives the future of its outcome."""
+        self.calls += 1
+        self.group = attempt.group
+        self.known[attempt.module, attempt.qualname] = attempt.code
+        self._sink = sink
+        self._answer = self.loop.create_future()
+        for printed in self._printed:
+            printed.begin(sink)
+        data = wire.frame(wire.Perform(self.calls, attempt))
+        surroundings = (sys.path.copy(), _folder(), attempt.main, logging.getLogger().level)
+        if surroundings != self._surroundings:
+            self._surroundings = surroundings
+            data = wire.frame(_prepare(attempt.main)) + data
+        self._send(data)
+        return self._answer
+
+    def has_ended(self, code: int) -> None:
+        """The nursery says that the process is gone."""
+        if self.ended.done():
+            return
+        self._finish_printing()
+        self.close()
+        self.ended.set_result(code)
+        answer, self._answer = self._answer, None
+        if answer is not None and not answer.done():
+            answer.set_exception(self.fault or _crashed(code, self._printed[1].tail))
+
+    def leave(self) -> None:
+        """Ask it to end, which it does if it is idle."""
+        self._send(wire.frame(wire.Leave()))
+
+    def close(self) -> None:
+        """Give back what belongs to this side; a second time, this does nothing."""
+        if self._connection.fileno() >= 0:
+            self.loop.remove_reader(self._connection.fileno())
+            self.loop.remove_writer(self._connection.fileno())
+            self._connection.close()
+        for printed in self._printed:
+            if printed.fd >= 0:
+                self.loop.remove_reader(printed.fd)
+                printed.close()
+
+    # -- messages -------------------------------------------------------------------------
+
+    def _send(self, data: bytes) -> None:
+        if self._connection.fileno() < 0:
+            return
+        if not self._unsent:
+            try:
+                sent = self._connection.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                return  # it has died, which the nursery is about to say
+            data = data[sent:]
+            if not data:
+                return
+            self.loop.add_writer(self._connection.fileno(), self._send_more)
+        self._unsent += data
+
+    def _send_more(self) -> None:
+        try:
+            del self._unsent[: self._connection.send(self._unsent[:READ_BYTES])]
+        except BlockingIOError:
+            return
+        except OSError:
+            self._unsent.clear()
+        if not self._unsent:
+            self.loop.remove_writer(self._connection.fileno())
+
+    def _read(self) -> None:
+        try:
+            data = self._connection.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.loop.remove_reader(self._connection.fileno())
+            if not self.is_retired:
+                # It has died, or has closed what it cannot do without; the nursery says which.
+                self.loop.call_later(LAST_S / 2, self.on_fault, self)
+            return
+        try:
+            for message in self._frames.feed(data):
+                self._take(message)
+        except WorkerProtocolError as error:
+            self._blame(error)
+
+    def _take(self, message: wire.FromWorker) -> None:
+        sink = self._sink
+        if isinstance(message, wire.Answered):
+            self._answered(message)
+        elif isinstance(message, wire.Ready):
+            if message.version != wire.VERSION:
+                raise WorkerProtocolError(
+                    f"a worker speaks version {message.version} of the protocol, and this is {wire.VERSION}",
+                    fix="have one release of treadle on both sides",
+                )
+        elif sink is not None:
+            if isinstance(message, wire.Said):
+                sink.say(message.level, message.message, "log")
+            elif isinstance(message, wire.Noted):
+                sink.note(message.facts)
+            else:
+                sink.progress(message.done, message.total)
+
+    def _answered(self, message: wire.Answered) -> None:
+        answer = self._answer
+        if answer is None or message.number != self.calls:
+            raise WorkerProtocolError("a worker answered what it was not asked", why="it was killed for it")
+        self._finish_printing()
+        self._answer = self._sink = None
+        if not answer.done():
+            answer.set_result(message.outcome)
+
+    def _blame(self, error: WorkerProtocolError) -> None:
+        self.fault = error
+        self.loop.remove_reader(self._connection.fileno())
+        self.on_fault(self)
+
+    # -- what is printed ------------------------------------------------------------------
+
+    def _read_printed(self, printed: Printed) -> None:
+        if not printed.read():
+            self.loop.remove_reader(printed.fd)
+
+    def _finish_printing(self) -> None:
+        for printed in self._printed:
+            printed.finish()
+
+
+# -- what workers get -------------------------------------------------------------------------
+
+
+def _prepare(main: str) -> wire.Prepare:
+    return wire.Prepare(wire.VERSION, tuple(import_path()), _folder(), main, logging.getLogger().level)
+
+
+def import_path() -> list[str]:
+    """The engine's; absolute, since a worker may be somewhere else when it imports."""
+    return [os.path.abspath(entry) for entry in sys.path]
+
+
+def _folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return "/"  # the folder was removed
+
+
+def _crashed(code: int, said: str) -> StepCrashed:
+    number = -code if code < 0 else None
+    if number is None:
+        how = f"with exit code {code}"
+    else:
+        try:
+            how = f"by {signal.Signals(number).name}"
+        except ValueError:
+            how = f"by signal {number}"
+    return StepCrashed(
+        f"the process of the step ended {how} and without an answer",
+        why=f"its last words were: {said}" if said else "it said nothing",
+        fix="see what ended it: memory, a signal, os._exit, or a library that crashed",
+        exit_code=code if number is None else None,
+        signal=number,
+        oom=False,
+    )
