@@ -207,6 +207,11 @@ async def started_and_waiting(folder: str) -> int:
     return await starts(folder, True, True)
 
 
+@step(runtime="process", cache=False)
+def says(word: str) -> str:
+    return word
+
+
 class Slotted:
     """A value that nothing but pickle can store."""
 

@@ -16,7 +16,7 @@ import hostile_steps as steps
 import numpy as np
 import pytest
 
-from treadle import Engine, RunResult, pipeline, step
+from treadle import CachePolicy, Engine, RunResult, on_failure, pipeline, step, when
 from treadle.contracts import Attempt, Performed, Raised, Sink
 from treadle.errors import (
     DecodeError,
@@ -25,6 +25,7 @@ from treadle.errors import (
     OptionError,
     StepCrashed,
     StepNotImportable,
+    StepTypeError,
     ValidationError,
 )
 from treadle.worker import Worker
@@ -525,16 +526,14 @@ def test_calls_of_a_group_share_a_worker(tmp_path: Path, fresh: bool) -> None:
 def test_an_engine_that_is_left_by_an_error_ends_its_steps_and_their_run_can_be_resumed(tmp_path: Path) -> None:
     (tmp_path / "0").mkdir()
 
-    async def main() -> str:
-        handle: Any = None
-        with pytest.raises(ZeroDivisionError):
-            async with Engine(tmp_path / "home", executors={"process": ProcessExecutor(workers=1)}) as engine:
-                handle = await engine.start(steps.started_and_waiting, str(tmp_path / "0"))
-                while len(list((tmp_path / "0").glob("pid-*"))) < 2:
-                    await asyncio.sleep(0.01)
-                raise ZeroDivisionError
-        run_id: str = handle.id
-        return run_id
+    ids: list[str] = []
+
+    async def left_by_an_error() -> None:
+        async with Engine(tmp_path / "home", executors={"process": ProcessExecutor(workers=1)}) as engine:
+            ids.append((await engine.start(steps.started_and_waiting, str(tmp_path / "0"))).id)
+            while len(list((tmp_path / "0").glob("pid-*"))) < 2:  # another process makes them
+                await asyncio.sleep(0.01)
+            raise ZeroDivisionError
 
     async def again(run_id: str) -> RunResult[Any]:
         async with Engine(tmp_path / "home", executors={"process": ProcessExecutor(workers=1)}) as engine:
@@ -542,7 +541,9 @@ def test_an_engine_that_is_left_by_an_error_ends_its_steps_and_their_run_can_be_
             (tmp_path / "0" / "enough").touch()
             return await engine.resume(run_id)
 
-    assert asyncio.run(again(asyncio.run(main()))).value == 2
+    with pytest.raises(ZeroDivisionError):
+        asyncio.run(left_by_an_error())
+    assert asyncio.run(again(ids[0])).value == 2
 
 
 def test_one_executor_that_cannot_be_closed_does_not_keep_the_log_open(tmp_path: Path) -> None:
@@ -557,3 +558,41 @@ def test_one_executor_that_cannot_be_closed_does_not_keep_the_log_open(tmp_path:
     with pytest.raises(OSError, match="stuck"):
         run(tmp_path / "home", flow, executors={"stuck": Stuck()})
     assert run(tmp_path / "home", flow, executors={"stuck": Elsewhere()})[0].value == 2
+
+
+# -- beside the step ----------------------------------------------------------------------
+
+
+def test_conditions_fallbacks_and_own_keys_see_the_inputs_here(tmp_path: Path) -> None:
+    here: list[Any] = []
+
+    def wanted(number: int) -> bool:
+        here.append(number)
+        return number != 2
+
+    def instead(error: Exception) -> str:
+        return f"instead of {error}"
+
+    conditioned = when(wanted)(steps.fine)
+    replaced = on_failure(instead)(steps.raises_stateful)
+    keyed = steps.fine.with_options(cache=CachePolicy(key=lambda inputs: str(inputs["number"] % 2)))
+
+    @pipeline
+    async def flow() -> Any:
+        source = steps.fine.submit(1)
+        left_out, done = conditioned.submit(source), await conditioned(3)
+        return await left_out, done, await replaced(), await keyed(1), await keyed(3)
+
+    result = run(tmp_path / "home", flow)[0]
+    assert result.value == (None, 4, "instead of 1", 2, 2)
+    assert sorted(here) == [2, 3]
+
+
+def test_annotations_are_held_to_in_the_worker(tmp_path: Path) -> None:
+    @pipeline
+    async def flow() -> Any:
+        return await steps.fine(steps.says.submit("three"))  # type: ignore[arg-type]
+
+    error = run(tmp_path / "home", flow)[0].error
+    assert isinstance(error, StepTypeError)
+    assert (error.step, error.parameter) == ("fine", "number")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -225,6 +225,19 @@ def test_what_makes_no_sense_is_refused_where_it_is_written(case: str) -> None:
         write()
     assert text in str(caught.value)
     assert caught.value.fix
+
+
+@pytest.mark.parametrize("mark", [when, unless, on_failure])
+def test_a_generator_is_refused_since_what_it_gives_is_never_an_answer(mark: Callable[[Any], Any]) -> None:
+    def yields(x: int) -> Iterator[bool]:
+        yield x > 0
+
+    async def yields_later(x: int) -> AsyncIterator[bool]:
+        yield x > 0
+
+    for generator in (yields, yields_later):
+        with pytest.raises(OptionError, match=rf"got the generator .*{generator.__name__}"):
+            mark(generator)
 
 
 def test_a_refused_option_names_itself() -> None:

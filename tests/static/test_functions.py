@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import copy
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import pytest
 
-from treadle import Engine, pipeline, step, unmapped
+from treadle import Engine, Metrics, Model, pipeline, step, unmapped
 from treadle.errors import OptionError, PlaceholderUsed, TreadleError, ValidationError
 
 
@@ -474,3 +476,35 @@ async def test_a_map_over_an_async_iterable_is_refused(home: str) -> None:
     async with Engine(home) as engine:
         with pytest.raises(TreadleError, match="async iterable"):
             await engine.run(wrong)
+
+
+class Span(NamedTuple):
+    low: Any
+    high: Any
+
+
+@dataclass
+class Row:
+    cell: Any
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda value: Span(value, 1), Row, lambda value: [{"row": Row([value])}], Model,
+        lambda value: Metrics(accuracy=value), lambda value: collections.OrderedDict(first=value),
+    ],
+)  # fmt: skip
+def test_a_placeholder_where_nobody_would_put_the_value_in_is_a_problem(wrap: Any) -> None:
+    @pipeline(static=True)
+    def given_to_a_step() -> Any:
+        return parse(wrap(fetch("a")))
+
+    @pipeline(static=True)
+    def returned() -> Any:
+        return wrap(fetch("a"))
+
+    for target in (given_to_a_step, returned):
+        with pytest.raises(ValidationError, match="<placeholder for fetch> inside of a") as caught:
+            target.compile()
+        assert len(caught.value.problems) == 1

@@ -258,8 +258,9 @@ def _are_numbers(one: type, other: type) -> bool:
         return True
     if not numbers_of_numpy(other):
         return False
-    bases = ("generic", "number", "inexact")
-    return other.__name__ in bases if one in _NUMBERS else one is bool and other.__name__ in ("bool", "bool_", "generic")
+    if one is bool:
+        return other.__name__ in ("bool", "bool_", "generic")
+    return one in _NUMBERS and other.__name__ in ("generic", "number", "inexact")
 
 
 def numbers_of_numpy(kind: type) -> tuple[type, ...]:
@@ -274,8 +275,8 @@ def numbers_of_numpy(kind: type) -> tuple[type, ...]:
         return (bool,)
     if kind.__name__ in ("generic", "number"):
         return (numbers.Number,)
-    abstract = next((each for each in (numbers.Integral, numbers.Real, numbers.Complex) if issubclass(kind, each)), None)
-    return () if abstract is None or kind.__name__ == "timedelta64" else (abstract,)
+    kinds = () if kind.__name__ == "timedelta64" else (numbers.Integral, numbers.Real, numbers.Complex)
+    return tuple([abstract for abstract in kinds if issubclass(kind, abstract)][:1])
 
 
 def _accepts_arguments(wanted: Any, given: Any, depth: int) -> bool:

@@ -135,8 +135,9 @@ class _Wirer:
         claims = {name: name for name in member.inputs if name in own}
         positional = member.positional
         kinds = {parameter.kind for parameter in parameters.values()}
-        for position, name in enumerate(member.inputs):
-            if name in claims.values():
+        places = {name: position for position, name in enumerate(member.inputs)}
+        for name, position in places.items():
+            if name in own:
                 continue
             if position < len(positional) and positional[position] not in claims:
                 claims[positional[position]] = name
@@ -147,7 +148,7 @@ class _Wirer:
             else:
                 self._used.add(name)
                 self._say(f"{self._label(member)} declares input {name!r} and has no parameter for it")
-        for parameter, name in sorted(claims.items(), key=lambda claim: member.inputs.index(claim[1])):
+        for parameter, name in sorted(claims.items(), key=lambda claim: places[claim[1]]):
             self._bind_asset(member, bound, parameter, name)
 
     def _bind_asset(self, member: Member, bound: Bound, parameter: str, name: str) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextvars
+import inspect
 import itertools
-from collections.abc import AsyncIterable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from treadle._core import parameters
@@ -75,7 +76,9 @@ class Recorder:
             raise
         finally:
             self.is_over = True
-        self._check_own((value,))
+        where = _where_defined(fn)
+        self._check_own((value,), where)
+        self._check_hidden("the value of the pipeline", where, (value,))
         return value
 
     # -- as the engine of a run -----------------------------------------------------------
@@ -143,9 +146,10 @@ class Recorder:
         self, step: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any],
         kind: Literal["call", "map", "child"] = "call", is_product: bool = False, length: int | None = None,
     ) -> Node:  # fmt: skip
-        self._check_own((args, kwargs))
         index, where = len(self.nodes), where_called()
+        self._check_own((args, kwargs), where)
         node = Node(self._name, index, self.names.take(name), step, args, kwargs, where, kind, is_product, length)
+        self._check_hidden(f"an argument of {kind if kind == 'map' else 'step'} {node.name}", where, (args, kwargs))
         self.nodes.append(node)
         return node
 
@@ -161,13 +165,24 @@ class Recorder:
             return False
         return True
 
-    def _check_own(self, values: Any) -> None:
+    def _check_hidden(self, what: str, where: str, values: Any) -> None:
+        """Note placeholders in a dataclass or a named tuple, say: nobody would put the values in there."""
+        for holder in find(values, (object,)):
+            parts = () if isinstance(holder, (Placeholder, type)) else _parts(holder)
+            for placeholder in find(parts, (Placeholder,)):
+                kind = type(holder).__qualname__
+                self.problems.append(
+                    f"{what} ({where}) has {placeholder!r} inside of a {kind}, which is handed on as it is; pass the"
+                    f" placeholder by itself or in a plain list, tuple, dict or set, and make the {kind} in a step"
+                )
+
+    def _check_own(self, values: Any, where: str) -> None:
         for placeholder in find(values, (Placeholder,)):
             index = placeholder._node.index
             if index >= len(self.nodes) or self.nodes[index] is not placeholder._node:
                 raise ValidationError(
                     f"{placeholder!r} belongs to another pipeline, or to another compilation of this one",
-                    where=where_called(), fix="keep no placeholder outside of the function that made it",
+                    where=where, fix="keep no placeholder outside of the function that made it",
                     problems=(f"{placeholder!r} belongs to another pipeline",),
                 )  # fmt: skip
 
@@ -194,6 +209,21 @@ class Recorder:
             is_sink = not returned and bool(node.needs)
             if used and node.index not in used and not is_sink and not _returns_nothing(node):
                 hint(f"pipeline {self._name}: nobody uses what {node.label} gives")
+
+
+def _where_defined(fn: Callable[..., Any]) -> str:
+    code = getattr(inspect.unwrap(fn), "__code__", None)
+    return where_called() if code is None else f"{code.co_filename}:{code.co_firstlineno}"
+
+
+def _parts(holder: Any) -> Iterable[Any]:
+    """What a container of a class of its own, or a dataclass, holds."""
+    if isinstance(holder, dict):
+        return list(cast("dict[Any, Any]", holder).values())
+    if isinstance(holder, (tuple, list, set, frozenset)):
+        return list(cast("Iterable[Any]", holder))
+    names = getattr(type(holder), "__dataclass_fields__", ())
+    return [getattr(holder, name, None) for name in names]
 
 
 def _returns_nothing(node: Node) -> bool:

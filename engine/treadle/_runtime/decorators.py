@@ -5,6 +5,7 @@ The overloads say nothing but ``Callable``: they let a type checker know the par
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, overload
 
@@ -142,3 +143,8 @@ def unless(predicate: Callable[..., object]) -> Mark:
 def _check_function(given: object, option: str, wanted: str) -> None:
     if not callable(given) or isinstance(given, Mark):
         raise OptionError(f"@{option} got {given!r}, which is not a function", fix=f"give {wanted}", option=option)
+    if inspect.isgeneratorfunction(given) or inspect.isasyncgenfunction(given):
+        raise OptionError(
+            f"@{option} got the generator {given.__qualname__}, which gives an iterator whatever it yields",
+            fix="let it return its answer instead of yielding it", option=option,
+        )  # fmt: skip

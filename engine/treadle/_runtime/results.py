@@ -264,7 +264,7 @@ class StepResult:
         return facts
 
     def __repr__(self) -> str:
-        return f"<StepResult {self.name} {self.status}>"
+        return f"<StepResult {printable(self.name)} {self.status}>"
 
     def _facts(self) -> list[tuple[str, str]]:
         call = self._call
@@ -588,7 +588,7 @@ class RunResult(Generic[T_co]):
         return page.run_page(self._record, self.time_saved_seconds, self._archive.children(self.run_id))
 
     def __repr__(self) -> str:
-        return f"<RunResult {self.run_id} of {self.pipeline} {self._status or self._record.status}>"
+        return f"<RunResult {self.run_id} of {printable(self.pipeline)} {self._status or self._record.status}>"
 
     def __del__(self) -> None:
         if not getattr(self, "_is_observed", True) and self._status == "failed":
