@@ -339,6 +339,12 @@ def _names(value: object, option: str) -> tuple[str, ...]:
     return names
 
 
+def _ordered(value: object, option: str) -> tuple[str, ...]:
+    """Names that belong to positions; a set has another order in every process."""
+    _check(not isinstance(value, (set, frozenset)), option, value, "a list of names: their order counts")
+    return _names(value, option)
+
+
 _CODE_HASH = CachePolicy()
 _INPUT_HASH = CachePolicy(code=False)
 
@@ -449,8 +455,8 @@ def _kept(value: object) -> Any:
 
 _STEP_READERS: dict[str, Callable[[object], Any]] = {
     "name": _step_name,
-    "inputs": lambda value: _names(value, "inputs"),
-    "outputs": lambda value: _names(value, "outputs"),
+    "inputs": lambda value: _ordered(value, "inputs"),
+    "outputs": lambda value: _ordered(value, "outputs"),
     "cache": CachePolicy.of,
     "retry": Retry.of,
     "timeout": _timeout,

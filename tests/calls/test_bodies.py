@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import subprocess
 import sys
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from treadle import pipeline, step
-from treadle.errors import RunCancelled
+from treadle.errors import OptionError, RunCancelled
 
 
 class Unprintable(Exception):
@@ -183,3 +184,20 @@ def test_one_exception_object_may_be_raised_by_many_calls(stage: Any) -> None:
 
     assert stage.value(runs) == 100
     assert len(error.__notes__) <= 100
+
+
+def test_a_def_around_an_async_def_says_that_nobody_awaits_it(stage: Any) -> None:
+    async def fetch(x: int) -> int:
+        return x
+
+    @step(persist=False)
+    @functools.wraps(fetch)
+    def traced(x: int) -> Any:
+        return fetch(x)
+
+    @pipeline
+    async def run() -> Any:
+        return await traced(1)
+
+    with pytest.raises(OptionError, match="step fetch is a def that returned a coroutine, which nobody awaits"):
+        stage.value(run)

@@ -348,6 +348,23 @@ def test_every_failed_input_of_a_skipped_call_is_handled_with_it(stage: Any) -> 
     assert stage.value(passes) == "handled"
 
 
+def test_a_list_of_futures_may_be_filled_further_after_a_call_has_taken_it(stage: Any) -> None:
+    @pipeline
+    async def run() -> Any:
+        numbers: list[Any] = []
+        shown: list[Any] = []
+        for x in range(3):
+            numbers.append(inc.submit(x))
+            shown += [show.submit(numbers), show.map([numbers])[0], show.submit(value={"all": numbers})]
+        numbers.clear()
+        return shown
+
+    result = stage.value(run)
+    assert result[0::3] == ["[1]", "[1, 2]", "[1, 2, 3]"]
+    assert result[1::3] == result[0::3]
+    assert result[2::3] == ["{'all': [1]}", "{'all': [1, 2]}", "{'all': [1, 2, 3]}"]
+
+
 def test_a_call_in_a_container_of_a_pipelines_value_is_resolved(stage: Any) -> None:
     @pipeline
     async def returns() -> Any:

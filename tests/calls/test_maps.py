@@ -483,6 +483,55 @@ def test_what_depends_on_a_map_whose_input_raised_does_not_go_on_with_a_part(sta
     assert stage.value(maps) == expected
 
 
+@pytest.mark.parametrize("how", ["whole", "chained", "late"])
+def test_what_takes_a_map_whole_is_skipped_by_the_first_failure_and_waits_for_no_other_call(
+    stage: Any, how: str
+) -> None:
+    @step
+    async def first_fails(x: int) -> int:
+        if x == 0:
+            raise ValueError("the first")
+        await asyncio.Event().wait()
+        return x
+
+    @pipeline
+    async def maps() -> int:
+        m = first_fails.map(range(100))
+        if how == "late":
+            while m.status != "failed":
+                await asyncio.sleep(0)
+        return await total.submit(inc.map(m) if how == "chained" else m)
+
+    result = stage.result(maps)
+    assert isinstance(result.error, UpstreamFailed)
+    assert str(result.error.__cause__) == "the first"
+    statuses = {name: call.status for name, call in result.step_results.items()}
+    assert statuses.pop("total") == "skipped"
+    assert [statuses.pop(f"first_fails[{index}]") for index in range(100)] == ["failed", *["cancelled"] * 99]
+
+
+def test_who_sees_that_a_map_taken_whole_has_failed_has_seen_the_failures_that_came_later(stage: Any) -> None:
+    later = asyncio.Event()
+
+    @step
+    async def all_fail(x: int) -> int:
+        if x:
+            await later.wait()
+        raise ValueError(f"number {x}")
+
+    @pipeline
+    async def maps() -> str:
+        m = all_fail.map(range(5))
+        try:
+            await total.submit(m)
+        except UpstreamFailed as error:
+            later.set()
+            return str(error.__cause__)
+        return "not reached"
+
+    assert stage.value(maps) == "number 0"
+
+
 # -- cancelling, status, other runs -------------------------------------------------------
 
 

@@ -185,7 +185,8 @@ async def test_any_class_can_have_a_route(home: str, tmp_path: Path) -> None:
         frame = await result.artifacts["several.frame"].load()
         assert type(frame) is pd.DataFrame
         assert (await (await engine.artifact("facts")).load()) == Metrics(n=1)
-    assert files(tmp_path / "p") == ["array/1.msgpack", "facts/1.msgpack", "frame/1.parquet"]
+    assert np.load(tmp_path / "p" / "array" / "1.npy").tolist() == [0, 1, 2]
+    assert files(tmp_path / "p") == ["array/1.npy", "facts/1.msgpack", "frame/1.parquet"]
 
 
 @pytest.mark.asyncio

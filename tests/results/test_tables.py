@@ -84,6 +84,21 @@ def test_an_error_shows_its_type_and_first_line_and_cannot_steer_the_terminal(
     assert "because square_2 failed" in text
 
 
+def test_a_name_cannot_steer_the_terminal_where_a_result_is_shown_in_a_list(home: Any) -> None:
+    @step(name="one\x1b7\u202e")
+    def one() -> int:
+        return 1
+
+    @pipeline(name="two\x1bc")
+    async def two() -> int:
+        return await one()
+
+    result = home.run(two)
+    shown = repr([result, *result.step_results.values()])
+    assert shown.isprintable()
+    assert "<StepResult one\\x1b7\\u202e succeeded>" in shown
+
+
 def test_a_long_name_keeps_its_beginning_and_its_end(home: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     (line,) = [line for line in str(home.run(report, 1)).splitlines() if line.startswith("a_step_")]

@@ -160,3 +160,11 @@ def test_an_option_of_another_name_is_recognised(options: dict[str, Any], meant:
     wanted = f"@step has no option {name!r}. Fix: did you mean {meant!r}?"
     assert refused(lambda: step(**options)(plain)) == wanted
     assert refused(lambda: step(plain).with_options(**options)) == wanted.replace("@step", "plain.with_options")
+
+
+@pytest.mark.parametrize("option", ["inputs", "outputs"])
+def test_names_that_belong_to_positions_are_no_set_which_has_no_order(option: str) -> None:
+    options: dict[str, Any] = {option: {"one"}}
+    assert refused(lambda: step(**options)(plain)) == (
+        f"{option}={{'one'}} is not allowed. Fix: give a list of names: their order counts"
+    )

@@ -342,3 +342,21 @@ async def test_cancelling_a_run_cancels_its_child_runs_and_what_waits_for_them(h
         assert result.status == "cancelled"
         assert statuses(result) == {"increase": "cancelled"}
         assert {run.status for run in await engine.runs(children=True)} == {"cancelled"}
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("mode", ["fail_fast", "stop", "continue"])
+async def test_what_takes_the_value_of_a_failed_child_run_is_skipped_in_every_mode(home: str, mode: Any) -> None:
+    @pipeline
+    async def child() -> int:
+        raise LookupError("broken")
+
+    @pipeline(static=True, failure_mode=mode)
+    def parent() -> Any:
+        return increase(increase(child()))  # type: ignore[arg-type]
+
+    async with Engine(home) as engine:
+        result = await engine.run(parent)
+        assert isinstance(result.error, LookupError)
+        assert statuses(result) == {"increase": "skipped", "increase_2": "skipped"}
+        assert {call.skip_reason for call in result.step_results.values()} == {"upstream"}

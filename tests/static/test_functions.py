@@ -508,3 +508,24 @@ def test_a_placeholder_where_nobody_would_put_the_value_in_is_a_problem(wrap: An
         with pytest.raises(ValidationError, match="<placeholder for fetch> inside of a") as caught:
             target.compile()
         assert len(caught.value.problems) == 1
+
+
+def test_an_argument_counts_as_it_was_at_its_call_whatever_becomes_of_it_later(default_home: Any) -> None:
+    @pipeline(static=True)
+    def run() -> Any:
+        pages: list[Any] = []
+        numbers: list[int] = []
+        by_name: dict[str, Any] = {"numbers": numbers}
+        counts: list[Any] = []
+        for number in range(3):
+            pages.append(fetch(str(number)))
+            numbers.append(number)
+            counts += [count(pages), add.map(numbers), parse(by_name)]  # type: ignore[arg-type]
+        pages.clear()
+        by_name.clear()
+        return counts
+
+    result = run.run().value
+    assert result[0::3] == [1, 2, 3]
+    assert result[1::3] == [[0], [0, 1], [0, 1, 2]]
+    assert [each["page"]["numbers"] for each in result[2::3]] == [[0], [0, 1], [0, 1, 2]]

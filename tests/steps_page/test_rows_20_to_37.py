@@ -302,7 +302,7 @@ def test_row_33_parallel_map_keeps_the_order_and_raises_the_first_error() -> Non
 
     assert run_one(process_items, items=[3, 1, 2, 0]).outputs["process_items"] == [9, 1, 4, 0]
     assert parallel_map(meets, [0, 1, 2, 3], num_workers=4) == [0, 1, 2, 3]  # four at once, or the barrier breaks
-    failed = run_one(process_items, items=[1, -2, -3])
+    failed = run_one(process_items, items=[1, -2, 3])
     assert isinstance(failed.error, ValueError)
     assert "item -2" in str(failed.error)
 

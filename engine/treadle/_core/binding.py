@@ -117,3 +117,29 @@ def replace(value: Any, kinds: tuple[type, ...], new: Callable[[Any], Any]) -> A
             return {key: replace(item, kinds, new) for key, item in value.items()}
         return kind(replace(item, kinds, new) for item in value)
     return new(value) if isinstance(value, kinds) else value
+
+
+def snapshot(value: Any, known: dict[int, Any] | None = None) -> Any:
+    """A copy of nested containers as they are now, whatever their owner does to them later; what is in them is shared.
+
+    >>> rows = [1, {"a": [2]}]
+    >>> kept = snapshot((rows, 3))
+    >>> rows[1]["a"].append(4)
+    >>> kept
+    ([1, {'a': [2]}], 3)
+    """
+    kind = type(value)
+    if kind in PLAIN or kind not in CONTAINERS:
+        return value
+    known = {} if known is None else known
+    if id(value) in known:
+        return known[id(value)]
+    if kind is list or kind is dict:
+        copy: Any = kind(value)
+        known[id(value)] = copy
+        if PLAIN.issuperset(map(type, value if kind is list else value.values())):
+            return copy
+        for key, item in enumerate(value) if kind is list else value.items():
+            copy[key] = snapshot(item, known)
+        return copy
+    return kind(value) if kind is set else kind(snapshot(item, known) for item in value)

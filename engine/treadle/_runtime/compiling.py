@@ -9,7 +9,7 @@ from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from treadle._core import parameters
-from treadle._core.binding import Binder, find
+from treadle._core.binding import Binder, find, snapshot
 from treadle._core.naming import Names
 from treadle._runtime.context import active_call, active_run
 from treadle._runtime.placeholder import MapPlaceholder, Placeholder, where_called
@@ -148,6 +148,7 @@ class Recorder:
     ) -> Node:  # fmt: skip
         index, where = len(self.nodes), where_called()
         self._check_own((args, kwargs), where)
+        args, kwargs = snapshot((args, kwargs))
         node = Node(self._name, index, self.names.take(name), step, args, kwargs, where, kind, is_product, length)
         self._check_hidden(f"an argument of {kind if kind == 'map' else 'step'} {node.name}", where, (args, kwargs))
         self.nodes.append(node)
@@ -219,7 +220,7 @@ def _where_defined(fn: Callable[..., Any]) -> str:
 def _parts(holder: Any) -> Iterable[Any]:
     """What a container of a class of its own, or a dataclass, holds."""
     if isinstance(holder, dict):
-        return list(cast("dict[Any, Any]", holder).values())
+        return list(holder.values())
     if isinstance(holder, (tuple, list, set, frozenset)):
         return list(cast("Iterable[Any]", holder))
     names = getattr(type(holder), "__dataclass_fields__", ())

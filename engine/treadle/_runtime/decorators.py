@@ -145,6 +145,6 @@ def _check_function(given: object, option: str, wanted: str) -> None:
         raise OptionError(f"@{option} got {given!r}, which is not a function", fix=f"give {wanted}", option=option)
     if inspect.isgeneratorfunction(given) or inspect.isasyncgenfunction(given):
         raise OptionError(
-            f"@{option} got the generator {given.__qualname__}, which gives an iterator whatever it yields",
+            f"@{option} got the generator {getattr(given, '__qualname__', given)}, which answers with an iterator",
             fix="let it return its answer instead of yielding it", option=option,
         )  # fmt: skip

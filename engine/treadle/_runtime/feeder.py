@@ -105,7 +105,9 @@ class Feeder(Mapped, Generic[T]):
 
     def _has_cancelled_source(self) -> bool:
         """Whether a map that it goes over was cancelled before it had made all its calls."""
-        return any(isinstance(s, Feeder) and isinstance(s.missing, asyncio.CancelledError) for s in self._sources.mapped)
+        return any(
+            isinstance(s, Feeder) and isinstance(s.missing, asyncio.CancelledError) for s in self._sources.mapped
+        )
 
     def _make_until(self, index: int) -> None:
         """Submit the calls up to an index now; only for inputs whose size is known."""
@@ -205,6 +207,8 @@ class Feeder(Mapped, Generic[T]):
             self._first_failure = self._first_failure or future
             if self._is_handled:
                 call.observed()
+            for dependent in self._dependents:
+                self._run.map_call_failed(dependent, call)
             self._notify()
         elif call.rows is None:
             self._with_future(index, call)  # a value that was not stored may lead to anything, even to its call
@@ -322,6 +326,8 @@ class Feeder(Mapped, Generic[T]):
         if self.done() and not self._failures and self.missing is None:
             return
         call.pending += 1
+        for failed in self._failures:
+            self._run.map_call_failed(call, failed)
         if self.done():
             self._run.map_ended(call, self)
         else:

@@ -6,13 +6,14 @@ import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any
+from types import CoroutineType
+from typing import Any, NoReturn
 
 from treadle._runtime import groups
 from treadle._runtime.call import Call
 from treadle._runtime.inputs import Values
 from treadle._runtime.usage import Meter
-from treadle.errors import StepTimeout, ThreadsExhausted
+from treadle.errors import OptionError, StepTimeout, ThreadsExhausted
 
 GRACE_S = 0.03
 """How long a timed-out body may take to end before its call goes on without it."""
@@ -151,7 +152,8 @@ async def _in_thread(call: Call, values: Values, fn: Callable[..., Any] | None =
     if call.plan.timeout is not None:
         timer = call.run.engine.clock.call_later(call.plan.timeout, _expire, future)
     try:
-        return await future
+        result = await future
+        return result if type(result) is not CoroutineType or fn is not None else _refuse(call, result)
     except _Expired:
         engine.pool.abandon(job)  # the error is raised below, where it gets no context that holds this frame
     except asyncio.CancelledError:
@@ -161,6 +163,15 @@ async def _in_thread(call: Call, values: Values, fn: Callable[..., Any] | None =
         if timer is not None:
             timer.cancel()
     raise timed_out(call)
+
+
+def _refuse(call: Call, coroutine: Coroutine[Any, Any, Any]) -> NoReturn:
+    coroutine.close()
+    raise OptionError(
+        f"step {call.plan.name} is a def that returned a coroutine, which nobody awaits",
+        fix="make it an async def; a decorator around an async def has to be one, too: `return await f(...)`",
+        option="step",
+    )
 
 
 class _Expired(BaseException):

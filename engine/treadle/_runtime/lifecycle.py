@@ -22,7 +22,7 @@ from blake3 import blake3
 
 from treadle import events as ev
 from treadle._core import retry
-from treadle._core.binding import PLAIN, find
+from treadle._core.binding import CONTAINERS, PLAIN, find, replace
 from treadle._core.machine import CallState, Trigger
 from treadle._core.outputs import is_carried
 from treadle._runtime import absence, breakers, groups, handling, inline, inputs, isolated, recall, routes, validation
@@ -53,6 +53,7 @@ MOST_CRASHES = 3
 
 References = (StepFuture, MapFuture)
 Reference = StepFuture[Any] | MapFuture[Any]
+Args = tuple[Any, ...]
 
 SUBMITTED = "_submitted"
 """Name of the coroutine function behind ``await step(...)``."""
@@ -111,6 +112,19 @@ def _references_in(run: Run, plan: Plan, value: Any) -> list[Reference]:
         if isinstance(reference, MapFuture):
             reference.keep_all()
     return found
+
+
+def kept(args: Args, kwargs: dict[str, Any] | None) -> tuple[Args, Any]:
+    """The arguments, lists and dicts of futures as they are now: the caller may fill them further for other calls."""
+    if not CONTAINERS.isdisjoint(map(type, args)):
+        args = tuple([replace(value, References, _itself) for value in args])
+    if kwargs and not CONTAINERS.isdisjoint(map(type, kwargs.values())):
+        kwargs = {name: replace(value, References, _itself) for name, value in kwargs.items()}
+    return args, kwargs
+
+
+def _itself(reference: Any) -> Any:
+    return reference
 
 
 def await_inputs(call: Call, awaited: Sequence[Reference] = ()) -> None:

@@ -19,9 +19,11 @@ from treadle._runtime.mapping import MapFuture
 from treadle._runtime.placeholder import ItemPlaceholder, Placeholder
 from treadle._runtime.program import Node, Program
 from treadle._runtime.unmapped import Unmapped
+from treadle.errors import UpstreamFailed
 from treadle.options import UNSET
 
 if TYPE_CHECKING:
+    from treadle._runtime.handle import RunHandle
     from treadle._runtime.run import Run
 
 PER_TURN = 64
@@ -66,6 +68,7 @@ class _Performance:
         self._run, self._program = run, program
         self._made: dict[int, Any] = {}
         self._children: set[asyncio.Task[None]] = set()
+        self._handles: dict[int, RunHandle[Any]] = {}
         self._inputs = shared(run.kwargs.get("inputs") or {}) if run.target.is_wired else {}
         run.names = program.names.copy()
 
@@ -109,12 +112,21 @@ class _Performance:
             if index in self._made:
                 continue
             if node.kind == "child":
-                self._made[index] = Lost(node.name, None)
+                self._made[index] = self._lost_child(node)
                 continue
             self._submit(node)
             count += 1
             if count % PER_TURN == 0:
                 await asyncio.sleep(0)
+
+    def _lost_child(self, node: Node) -> Lost:
+        """A child run that was cut off, or the one whose failure ends this run."""
+        handle = self._handles.get(node.index)
+        run = handle._run if handle is not None else None
+        if run is not None and run.status == "failed":
+            return Lost(node.name, run.error)
+        made = (self._made.get(need) for need in node.needs)
+        return next((Lost(node.name, lost.error) for lost in made if isinstance(lost, Lost)), Lost(node.name, None))
 
     def value(self) -> Any:
         """What the run gives."""
@@ -124,7 +136,7 @@ class _Performance:
     # -- calls and maps -------------------------------------------------------------------
 
     def _submit(self, node: Node) -> None:
-        lost = next((made for need in node.needs if isinstance(made := self._made[need], Lost)), None)
+        lost = next((lost for need in node.needs if (lost := _lost(self._made[need])) is not None), None)
         run = self._run
         if lost is not None:
             if node.kind == "call":
@@ -197,6 +209,7 @@ class _Performance:
         try:
             args = tuple([self._resolved(value) for value in node.args])
             handle = node.step._handle(run, args, {name: self._resolved(v) for name, v in node.kwargs.items()})
+            self._handles[node.index] = handle
             launched = await handle.ended()
             if launched.run is None:
                 return (await launched.result()).value
@@ -207,8 +220,9 @@ class _Performance:
                 return Lost(node.name, error)  # the parent knows of failed children
         except Exception as caught:
             error = caught
-        if run.ending is None:
-            run.map_errors.append(error)
+        if run.ending is not None:
+            return Lost(node.name, None)  # cut off with this run
+        run.map_errors.append(error)
         return Lost(node.name, error)
 
     async def _news(self) -> None:
@@ -222,6 +236,13 @@ class _Performance:
             self._children.discard(task)
             task.result()
         conclusion.answer_failures(run)
+
+
+def _lost(made: Any) -> Lost | None:
+    """What a node has lost, also behind calls that have lost theirs."""
+    if isinstance(made, StepFuture) and isinstance(made._call.error, UpstreamFailed):
+        return Lost(made.name, made._call.error.__cause__)
+    return made if isinstance(made, Lost) else None
 
 
 def shared(values: Mapping[str, Any]) -> dict[str, Any]:

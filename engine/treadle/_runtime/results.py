@@ -18,6 +18,7 @@ from treadle._runtime.archive import Archive
 from treadle._runtime.artifact import Artifact
 from treadle._runtime.failures import described, rebuild
 from treadle._runtime.lineage import Contents, sources_of, value_of
+from treadle._runtime.shelf import Shelf, values
 from treadle._runtime.widths import left, printable, width
 from treadle.errors import (
     CallNotFound,
@@ -419,18 +420,19 @@ class RunResult(Generic[T_co]):
         """
         if self._is_wired:
             return Lazy(self._wired_readers())
+        shelf = Shelf(self._archive)
         singles: dict[str, Callable[[], Any]] = {}
-        groups: dict[str, list[Callable[[], Any]]] = {}
+        groups: dict[str, list[int]] = {}
         for call in self._record.calls.values():
-            for name, read in self._readers(call):
+            for name, number in _stored(call):
                 if call.name.endswith("]"):
                     base, _, output = name.partition("].")
                     key = f"{base_of(base + ']')}.{output}" if output else base_of(name)
-                    groups.setdefault(key, []).append(read)
+                    groups.setdefault(key, []).append(number)
                 else:
-                    singles[name] = read
-        for name, reads in groups.items():
-            singles[name] = _all_of(reads)
+                    singles[name] = shelf.value(number)
+        for name, numbers in groups.items():
+            singles[name] = values(self._archive, numbers)
         return Lazy(singles, owner=f"run {self.run_id}")
 
     @property
@@ -441,34 +443,23 @@ class RunResult(Generic[T_co]):
         return self._wired
 
     def _wired_readers(self) -> dict[str, Callable[[], Any]]:
+        shelf = Shelf(self._archive)
         found: dict[str, Callable[[], Any]] = {}
         if self._has_value:  # what is not persisted is at hand only in the process that made it
             found.update({name: functools.partial(_itself, value) for name, value in self._value.items()})
         for call in self._record.calls.values():
             if call.status in ("succeeded", "cached"):
                 names = call.outputs or (call.name,)
-                found.update(
-                    {name: _reader(self._archive, number) for name, number in zip(names, call.artifacts, strict=False)}
-                )
+                found.update({name: shelf.value(number) for name, number in zip(names, call.artifacts, strict=False)})
         return found
-
-    def _readers(self, call: CallRecord) -> Iterator[tuple[str, Callable[[], Any]]]:
-        if call.status not in ("succeeded", "cached"):
-            return
-        for index, number in enumerate(call.artifacts):
-            several = len(call.artifacts) > 1
-            name = f"{call.name}.{call.outputs[index]}" if several else call.name
-            yield name, _reader(self._archive, number)
 
     @property
     def artifacts(self) -> Mapping[str, Artifact[Any]]:
         """Stored outputs by call name (``call.output`` where a step has several)."""
+        shelf = Shelf(self._archive)
         found: dict[str, Callable[[], Artifact[Any]]] = {}
         for call in self._record.calls.values():
-            if call.status in ("succeeded", "cached"):
-                for index, number in enumerate(call.artifacts):
-                    name = f"{call.name}.{call.outputs[index]}" if len(call.artifacts) > 1 else call.name
-                    found[name] = _artifact(self._archive, number)
+            found.update({name: shelf.artifact(number) for name, number in _stored(call)})
         return Lazy(found, "artifact", f"run {self.run_id}")
 
     @property
@@ -610,13 +601,10 @@ def _itself(value: Any) -> Any:
     return value
 
 
-def _reader(archive: Archive, number: int) -> Callable[[], Any]:
-    return lambda: archive.vault.value(archive.artifacts((number,))[0])
-
-
-def _artifact(archive: Archive, number: int) -> Callable[[], Artifact[Any]]:
-    return lambda: Artifact(archive.artifacts((number,))[0], archive.vault)
-
-
-def _all_of(reads: list[Callable[[], Any]]) -> Callable[[], list[Any]]:
-    return lambda: [read() for read in reads]
+def _stored(call: CallRecord) -> Iterator[tuple[str, int]]:
+    """The stored outputs of a call, by the names that they have in the mappings of a result."""
+    if call.status not in ("succeeded", "cached"):
+        return
+    for index, number in enumerate(call.artifacts):
+        several = len(call.artifacts) > 1
+        yield f"{call.name}.{call.outputs[index]}" if several else call.name, number

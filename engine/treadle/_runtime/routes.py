@@ -155,10 +155,10 @@ def _encode(engine: Engine, value: Any) -> tuple[bytes, codecs.Encoded, bytes]:
     """The content digest of the whole, the bytes of what it holds, and the facts, with the wrapper if there is one."""
     known = facts.packed(value)
     if not isinstance(value, Asset):
-        encoded = inputs.encode(engine, value)
+        encoded = codecs.for_others(value, inputs.encode(engine, value))
         return encoded.digest, encoded, known
     digest = codecs.digest(value, code_digest=engine.identities.code_digest, allow_pickle=engine.vault.allow_pickle)
-    inner = inputs.encode(engine, value.value)
+    inner = codecs.for_others(value.value, inputs.encode(engine, value.value))
     empty = object.__new__(type(value))
     empty.__dict__.update({**value.__dict__, "value": None})
     wrapper = inputs.encode(engine, empty)

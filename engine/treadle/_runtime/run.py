@@ -159,6 +159,8 @@ class Run:
         self.engine.check_usable()
         plan = self.plan(step)
         references = lifecycle.references(self, plan, args, kwargs, step.options.after)
+        if references:
+            args, kwargs = lifecycle.kept(args, kwargs)
         call = lifecycle.bind(self, plan, self.names.take(plan.name), None, args, kwargs)
         future = call.asked_future()
         call.context = contextvars.copy_context()
@@ -183,7 +185,7 @@ class Run:
         """Have a result for a call of a static run that takes the value of a child run that did not succeed."""
         call, _ = self._bind_as(name, step, (), {})
         future = call.asked_future()
-        if self.ending is not None:
+        if self.ending is not None and error is None:
             lifecycle.stop(call, self.ending)
         else:
             skip_behind(call, upstream, error)
@@ -215,6 +217,8 @@ class Run:
     ) -> None:
         """Submit one call of a map."""
         references = lifecycle.references(self, group._plan, args, kwargs, group._step.options.after)
+        if references:
+            args, kwargs = lifecycle.kept(args, kwargs)
         call = lifecycle.bind(self, group._plan, child(group.name, index), index, args, kwargs)
         group._adopt(call)
         if self.ending is not None:
@@ -287,10 +291,12 @@ class Run:
         call.let_go()
         self._wake_if_idle()
 
+    def map_call_failed(self, dependent: Call, failed: Call) -> None:
+        """One call of a map that a call takes whole has failed: it is skipped now, however many are to come."""
+        lifecycle.input_ended(dependent, failed)
+
     def map_ended(self, dependent: Call, group: Feeder[Any]) -> None:
-        """A map that a call takes whole has ended, well or not."""
-        for failed in group.failures:
-            lifecycle.input_ended(dependent, failed)
+        """A map that a call takes whole has ended, well or not; of its failures the call knows."""
         if group.missing is not None:
             lifecycle.input_missing(dependent, group.name, group.missing)
         elif not group.failures:

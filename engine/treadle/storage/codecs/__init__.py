@@ -13,6 +13,7 @@ from treadle.storage.codecs.gate import (
     decode,
     digest,
     encode,
+    for_others,
     format_digest,
     parse_digest,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "decode",
     "digest",
     "encode",
+    "for_others",
     "format_digest",
     "parse_digest",
     "register_codec",

@@ -65,6 +65,18 @@ def encode(value: object, *, code_digest: CodeDigest | None = None, allow_pickle
     return Encoded("msgpack", data, digest, digest, name, False)
 
 
+def for_others(value: object, encoded: Encoded) -> Encoded:
+    """The same content in bytes that other programs can read, where there are such: also small arrays, bytes and text.
+
+    >>> for_others("hi", encode("hi")).data
+    b'hi'
+    """
+    file = raw.as_file(value, -1) if encoded.codec == "msgpack" else None
+    if file is None:
+        return encoded
+    return msgspec.structs.replace(encoded, codec=file[0], data=file[1], checksum=checksum(file[1]))
+
+
 def digest(value: object, *, code_digest: CodeDigest | None = None, allow_pickle: bool = True) -> bytes:
     """The content digest alone, 32 bytes: what ``encode`` gives, and also of what can be hashed but not stored.
 

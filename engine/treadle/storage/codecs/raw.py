@@ -13,11 +13,11 @@ LARGE_BYTES: Final = 64 * 1024
 """Above this size, in bytes, an artifact is a file of its own."""
 
 
-def as_file(value: Any) -> tuple[str, bytes] | None:
-    """The codec and the bytes of a value that is better stored without an envelope, or None."""
+def as_file(value: Any, above: int = LARGE_BYTES) -> tuple[str, bytes] | None:
+    """The codec and the bytes of a value above a size that is better stored without an envelope, or None."""
     if isinstance(value, bytes | str):
-        return None if type(value) not in (bytes, str) else _text(value)
-    if arrays.is_array(value) and value.nbytes > LARGE_BYTES:
+        return None if type(value) not in (bytes, str) else _text(value, above)
+    if arrays.is_array(value) and value.nbytes > above:
         try:
             return "numpy", arrays.to_npy(value)
         except NotFit:
@@ -39,13 +39,13 @@ def from_file(codec: str, data: bytes) -> Any:
     return arrays.from_npy(data)
 
 
-def _text(value: bytes | str) -> tuple[str, bytes] | None:
+def _text(value: bytes | str, above: int) -> tuple[str, bytes] | None:
     if isinstance(value, bytes):
-        return ("bytes", value) if len(value) > LARGE_BYTES else None
-    if len(value) * 4 <= LARGE_BYTES:
+        return ("bytes", value) if len(value) > above else None
+    if len(value) * 4 <= above:
         return None
     try:
         data = value.encode()
     except UnicodeEncodeError:
         return None
-    return ("str", data) if len(data) > LARGE_BYTES else None
+    return ("str", data) if len(data) > above else None
