@@ -202,7 +202,7 @@ def test_a_run_that_lost_facts_leaves_a_prefix_and_other_runs_go_on(home: Path, 
 
 def test_a_body_that_goes_on_for_long_is_stopped_when_its_run_has_lost_facts(home: Path) -> None:
     async def main() -> None:
-        began = asyncio.Event()
+        began, is_broken = asyncio.Event(), asyncio.Event()
 
         @step(cache=False)
         async def endless() -> None:
@@ -212,7 +212,7 @@ def test_a_body_that_goes_on_for_long_is_stopped_when_its_run_has_lost_facts(hom
         @pipeline
         async def mixed() -> None:
             forever = endless.submit()
-            await began.wait()
+            await is_broken.wait()
             await square(1)
             await forever
 
@@ -220,6 +220,7 @@ def test_a_body_that_goes_on_for_long_is_stopped_when_its_run_has_lost_facts(hom
             handle = await engine.start(mixed)
             await began.wait()
             fail_commit(engine, 1, late=False)
+            is_broken.set()
             with pytest.raises(LogUnavailable):
                 async with asyncio.timeout(5):
                     await handle
