@@ -120,7 +120,7 @@ class Closure:
     def _function(self, fn: FunctionType) -> str:
         name = function_name(fn)
         if not self.is_project(module_name(fn)):
-            self.witness.library_function(fn)
+            self.witness.foreign_function(fn)
             return self._group(f"function {name}", code_within(fn))
         info = self.describe(fn)
         self._queue.append(fn)

@@ -51,7 +51,7 @@ class Witness:
         if fn.__kwdefaults__:
             self._state(members, fn.__kwdefaults__)
 
-    def library_function(self, fn: FunctionType) -> None:
+    def foreign_function(self, fn: FunctionType) -> None:
         """A library's function was searched for code of the project."""
         if fn.__closure__ or fn.__dict__:
             self._state(code_within, fn)
