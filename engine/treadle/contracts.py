@@ -10,6 +10,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
+INLINE_BYTES = 64 * 1024
+"""Up to this size a value lies in the log's database and rides in messages; above, it is a blob."""
+
 
 @runtime_checkable
 class Codec(Protocol):

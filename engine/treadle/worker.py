@@ -20,7 +20,7 @@ import msgspec
 
 from treadle._runtime.context import active_call, is_importing
 from treadle._runtime.current import Current
-from treadle.contracts import Attempt, Output, Payload, Performed, Raised
+from treadle.contracts import INLINE_BYTES, Attempt, Output, Payload, Performed, Raised
 from treadle.errors import StepNotImportable, TreadleError
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from treadle.contracts import Sink
     from treadle.storage.local_blobs import LocalBlobs
 
-INLINE_BYTES = 64 * 1024
 """Up to this size a value travels in a message; above it, it is a file in the store."""
 TEXT_CHARS = 64 * 1024
 ARGUMENT_BYTES = 64 * 1024

@@ -13,6 +13,7 @@ import msgspec
 from treadle import events as ev
 from treadle._runtime import inputs
 from treadle._runtime.plan import hint, logger
+from treadle.contracts import INLINE_BYTES
 from treadle.errors import ArgumentNotStorable, ArtifactDamaged, DecodeError, EncodeError
 from treadle.options import UNSET, FailureMode, PipelineOptions
 from treadle.storage import codecs, failpoints
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from treadle._core.replay import RunRecord
     from treadle._runtime.engine import Engine
     from treadle._runtime.run import Run
-
-INLINE_BYTES = 64 * 1024
 
 
 class Stored(msgspec.Struct):

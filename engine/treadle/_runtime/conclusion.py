@@ -18,6 +18,7 @@ from treadle._runtime.call import Ending, StepFuture
 from treadle._runtime.failures import described, failure_of
 from treadle._runtime.mapping import MapFuture
 from treadle._runtime.plan import hint, logger
+from treadle.contracts import INLINE_BYTES
 from treadle.errors import EncodeError, LogUnavailable, RunCancelled, RunInterrupted, RunTimeout, TreadleError
 from treadle.storage import failpoints
 from treadle.storage.log import again
@@ -211,7 +212,7 @@ async def _store_value(run: Run, value: Any) -> None:
         encoded.digest, encoded.checksum, len(encoded.data), encoded.codec, encoded.type_name,
         run.id, "", "", run.now(), run.now() - run.created_at,
     )  # fmt: skip
-    if body.size <= lifecycle.INLINE_BYTES:
+    if body.size <= INLINE_BYTES:
         body.data = bytes(encoded.data)
     else:
         body.location = await engine.io.run(engine.vault.blobs.put, encoded.data, encoded.checksum)

@@ -17,6 +17,7 @@ from treadle._runtime.distant import DistantFuture, Unloaded, arrived
 from treadle._runtime.mapping import MapFuture
 from treadle._runtime.plan import Plan, hint
 from treadle._runtime.unmapped import Unmapped
+from treadle.contracts import INLINE_BYTES
 from treadle.errors import EncodeError
 from treadle.events import Input
 from treadle.kinds import Asset, check_name
@@ -330,7 +331,7 @@ async def keep(call: Call, output: str, value: Any, seconds: float) -> ArtifactR
         encoded.digest, encoded.checksum, len(encoded.data), encoded.codec, encoded.type_name,
         call.run.id, call.name, output, call.run.now(), seconds, step=call.plan.name, metadata=known, shape=call.shape,
     )  # fmt: skip
-    if body.size <= COPIED_BYTES:
+    if body.size <= INLINE_BYTES:
         body.data = bytes(encoded.data)
     else:
         body.location = await engine.io.run(engine.vault.blobs.put, encoded.data, encoded.checksum)

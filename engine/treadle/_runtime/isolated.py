@@ -21,7 +21,7 @@ from treadle._runtime.inputs import Stand_ins, Values
 from treadle._runtime.mapping import MapFuture
 from treadle._runtime.unmapped import Unmapped
 from treadle._runtime.usage import Meter
-from treadle.contracts import Attempt, Needs, Output, Payload, Performed, Raised
+from treadle.contracts import INLINE_BYTES, Attempt, Needs, Output, Payload, Performed, Raised
 from treadle.errors import EncodeError, WorkerProtocolError
 from treadle.events import Input
 from treadle.storage import codecs, views
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from treadle._runtime.engine import Engine
     from treadle._runtime.plan import Plan
 
-INLINE_BYTES = 64 * 1024
 MOST_INLINE_BYTES = 4 * 1024 * 1024
 """Of all inputs of one call together; what is more lies in the store, however small."""
 ENDING_S = 10.0

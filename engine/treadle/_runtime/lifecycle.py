@@ -44,7 +44,6 @@ from treadle.storage.rows import ArtifactRow
 if TYPE_CHECKING:
     from treadle._runtime.run import Run
 
-INLINE_BYTES = 64 * 1024
 EDGES_S = (1.0, 5.0)
 """A body that swallows its cancellation is cancelled again after these, and then left behind."""
 
