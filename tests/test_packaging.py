@@ -66,7 +66,7 @@ HEAVY = (
     "uuid", "zlib",
     # what only some programs need
     "datetime", "decimal", "difflib", "importlib.metadata", "sysconfig", "zoneinfo",
-    "treadle.events", "treadle.storage", "treadle._runtime.run", "treadle._runtime.results",
+    "treadle.events", "treadle.storage", "treadle._runtime.run", "treadle._runtime.views.results",
 )  # fmt: skip
 
 
@@ -211,5 +211,10 @@ def test_the_first_run_loads_what_it_needs_and_no_more(tmp_path: Path) -> None:
     loaded = set(_python(program).split())
     assert {"asyncio", "msgspec", "sqlite3", "treadle._runtime.lifecycle"} <= loaded
     unneeded = {"aiosqlite", "fsspec", "structlog", "anyio", "shutil", "tempfile", "difflib", "sysconfig", "secrets"}
-    late = {"treadle._runtime.program", "treadle._runtime.wired", "treadle._core.wiring", "treadle._runtime.parallel"}
+    late = {
+        "treadle._runtime.static.program",
+        "treadle._runtime.static.wired",
+        "treadle._core.wiring",
+        "treadle._runtime.parallel.items",
+    }
     assert loaded.isdisjoint(unneeded | late), sorted(loaded.intersection(unneeded | late))

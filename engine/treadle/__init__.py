@@ -5,34 +5,34 @@ run; ``Engine`` is what a service opens once. Errors are in ``treadle.errors``, 
 ``treadle.events``, the contracts for adapters in ``treadle.contracts``.
 
 The map of the package: ``_core`` decides (states, keys, retries, replay), without loop, clock or disk; ``_runtime``
-performs (``lifecycle`` is the life of one call, ``run`` of one run); ``storage`` keeps (the log, artifacts, codecs);
-``testing`` is the kit for tests of your own.
+performs (``lifecycle`` is the life of one call, ``run`` of one run; its folders say what else there is); ``storage``
+keeps (the log, artifacts, codecs); ``testing`` is the kit for tests of your own.
 """
 
 from typing import TYPE_CHECKING, Any
 
 from treadle._core.parameters import context
 from treadle._runtime.current import current
-from treadle._runtime.decorators import on_failure, retry, unless, when
 from treadle._runtime.engine import Engine
+from treadle._runtime.guards.decorators import on_failure, retry, unless, when
+from treadle._runtime.guards.policies import CircuitBreaker
+from treadle._runtime.maps.unmapped import unmapped
 from treadle._runtime.pipeline import pipeline
-from treadle._runtime.policies import CircuitBreaker
 from treadle._runtime.step import step
-from treadle._runtime.unmapped import unmapped
 from treadle.errors import EncodeError, TreadleError
 from treadle.kinds import Dataset, Metrics, Model
 from treadle.limits import Resources
 from treadle.options import CachePolicy, Keep, Retry
 
 if TYPE_CHECKING:
-    from treadle._runtime.artifact import Artifact
-    from treadle._runtime.call import StepFuture
-    from treadle._runtime.gathering import amap
+    from treadle._runtime.calls.call import StepFuture
     from treadle._runtime.handle import RunHandle
-    from treadle._runtime.mapping import MapFuture
-    from treadle._runtime.parallel import parallel_map
-    from treadle._runtime.results import RunResult, StepResult
-    from treadle._runtime.wired import Pipeline
+    from treadle._runtime.maps.mapping import MapFuture
+    from treadle._runtime.parallel.gathering import amap
+    from treadle._runtime.parallel.items import parallel_map
+    from treadle._runtime.static.wired import Pipeline
+    from treadle._runtime.views.artifact import Artifact
+    from treadle._runtime.views.results import RunResult, StepResult
 
 __all__ = [
     "Artifact",
@@ -69,15 +69,15 @@ __all__ = [
 # Their modules need the event loop and the log, which a program that only defines steps, or a worker that imports
 # them, may never use: they are loaded when somebody asks for them.
 _LATE = {
-    "Artifact": "artifact",
-    "MapFuture": "mapping",
-    "Pipeline": "wired",
+    "Artifact": "views.artifact",
+    "MapFuture": "maps.mapping",
+    "Pipeline": "static.wired",
     "RunHandle": "handle",
-    "RunResult": "results",
-    "StepFuture": "call",
-    "StepResult": "results",
-    "amap": "gathering",
-    "parallel_map": "parallel",
+    "RunResult": "views.results",
+    "StepFuture": "calls.call",
+    "StepResult": "views.results",
+    "amap": "parallel.gathering",
+    "parallel_map": "parallel.items",
 }
 
 

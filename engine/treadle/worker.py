@@ -25,7 +25,7 @@ from treadle.errors import StepNotImportable, TreadleError
 
 if TYPE_CHECKING:
     from treadle._core.expected import Expected, Wanted
-    from treadle._runtime.call import Call
+    from treadle._runtime.calls.call import Call
     from treadle._runtime.plan import Plan
     from treadle.contracts import Sink
     from treadle.storage.local_blobs import LocalBlobs
@@ -45,7 +45,8 @@ def preload() -> None:
 
     from treadle import storage
     from treadle._core import expected, outputs
-    from treadle._runtime import facts, usage, validation
+    from treadle._runtime.calls import facts, validation
+    from treadle._runtime.resources import usage
     from treadle.storage import codecs, local_blobs, views
 
     del asyncio, contextvars, inspect, logging, runpy, storage
@@ -84,7 +85,7 @@ class Worker:
             attempt: what to perform.
             sink: takes what the step says, from any thread.
         """
-        from treadle._runtime.usage import Measured
+        from treadle._runtime.resources.usage import Measured
 
         with Measured(attempt.needs.memory) as used:
             try:
@@ -182,7 +183,7 @@ class Worker:
         return codecs.decode(payload.codec, payload.data, trusted=True, allow_pickle=attempt.allow_pickle)
 
     def _encoded(self, attempt: Attempt, name: str, value: Any) -> Output:
-        from treadle._runtime import facts
+        from treadle._runtime.calls import facts
         from treadle.kinds import Asset
         from treadle.storage import codecs
 
@@ -264,7 +265,7 @@ def _call(target: Target, attempt: Attempt, sink: Sink, args: list[Any], kwargs:
 def _check_inputs(target: Target, attempt: Attempt, values: list[Any]) -> None:
     if target.expected is None:
         return
-    from treadle._runtime import validation
+    from treadle._runtime.calls import validation
 
     for label, value in zip(attempt.labels, values, strict=True):
         validation.check_input(cast("Plan", target), label, value, is_linked=label in attempt.linked)
@@ -273,7 +274,7 @@ def _check_inputs(target: Target, attempt: Attempt, values: list[Any]) -> None:
 def _check_outputs(target: Target, values: list[Any]) -> None:
     if target.promised is None:
         return
-    from treadle._runtime import validation
+    from treadle._runtime.calls import validation
 
     validation.check_outputs(cast("Plan", target), values)
 
@@ -282,7 +283,7 @@ def _code_digest(value: object) -> bytes:
     """The fingerprint of a function or class that is used as a value; most steps return none."""
     global _identities
     if _identities is None:
-        from treadle._runtime.identity import Identities
+        from treadle._runtime.code.identity import Identities
 
         _identities = Identities()
     return cast("bytes", _identities.code_digest(value))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from treadle import Engine, pipeline, step
 from treadle._core.outputs import split
-from treadle._runtime.shapes import join
+from treadle._runtime.views.shapes import join
 from treadle.errors import DecodeError
 
 NAMES = ("low", "high")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from treadle import Engine, pipeline, step
-from treadle._runtime import inputs
+from treadle._runtime.calls import inputs
 from treadle.storage import codecs
 
 

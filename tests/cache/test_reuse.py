@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from treadle import CachePolicy, step
-from treadle._runtime.identity import Identities
+from treadle._runtime.code.identity import Identities
 
 SOURCE = """
     import json

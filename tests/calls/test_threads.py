@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from treadle import pipeline, step
-from treadle._runtime.threads import ThreadPool
+from treadle._runtime.resources.threads import ThreadPool
 from treadle.errors import StepTimeout, ThreadsExhausted
 
 

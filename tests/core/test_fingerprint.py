@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from treadle._core.fingerprint import Fingerprint, code_digest, explain, fingerprint
-from treadle._runtime.source import ModuleSource
+from treadle._runtime.code.source import ModuleSource
 
 Write = Callable[..., ModuleType]
 
@@ -474,7 +474,7 @@ def test_closure_values_of_the_step_itself_are_not_in_the_fingerprint_but_functi
 SCRIPT = """
 import hashlib
 from treadle._core.fingerprint import fingerprint, step_identity
-from treadle._runtime.source import ModuleSource
+from treadle._runtime.code.source import ModuleSource
 
 NAMES = frozenset({"a", "b", "c", "d"})
 space = {"__name__": "made"}

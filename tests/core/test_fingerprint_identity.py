@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import pytest
 
 from treadle._core.fingerprint import StepIdentity, code_digest, explain, fingerprint, step_identity
-from treadle._runtime.source import ModuleSource
+from treadle._runtime.code.source import ModuleSource
 
 READER = ModuleSource()
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from treadle._core.reading import ModuleText
-from treadle._runtime.source import ModuleSource
+from treadle._runtime.code.source import ModuleSource
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from treadle import Engine, Resources, pipeline, step
-from treadle._runtime import hardware
+from treadle._runtime.resources import hardware
 from treadle.errors import ResourcesExceeded
 from treadle.events import ResourcesClamped
 
@@ -166,7 +166,7 @@ async def test_what_is_clamped_is_told_again_when_a_run_is_taken_up(home: str) -
         result = await engine.run(run)
         assert result.status == "failed"
         failing = False
-        import treadle._runtime.resuming as resuming
+        import treadle._runtime.home.resuming as resuming
 
         assert (await (await resuming.resume(engine, result.run_id, changed="rerun", target=run)).done) is None
         assert len(await clamped(engine, result.run_id)) == 2

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from treadle import Engine, pipeline, step
-from treadle._runtime.lineage import MOST_LINES
+from treadle._runtime.views.lineage import MOST_LINES
 
 
 @step

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from treadle import Engine, RunResult, pipeline, step
-from treadle._runtime import archive
+from treadle._runtime.views import archive
 from treadle.errors import ArtifactNotFound
 
 COUNT = 300

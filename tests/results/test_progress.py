@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from treadle import events as ev
-from treadle._runtime.progress import Tally
+from treadle._runtime.views.progress import Tally
 
 pytest.importorskip("rich")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from treadle import current, pipeline, step
-from treadle._runtime.widths import cut_end, cut_middle, width
+from treadle._runtime.views.widths import cut_end, cut_middle, width
 
 LONG = "a_step_with_a_name_that_is_longer_than_any_terminal_is_wide_although_nobody_would_call_a_step_that"
 

@@ -116,7 +116,7 @@ def _live_calls() -> int:
     """Blocks that a call or its future was made of and that are still there."""
     source, first = inspect.getsourcelines(lifecycle.bind)
     binding = range(first, first + len(source))
-    only = [tracemalloc.Filter(True, f"*/_runtime/{name}.py") for name in ("call", "lifecycle")]
+    only = [tracemalloc.Filter(True, f"*/_runtime/{name}.py") for name in ("calls/call", "lifecycle")]
     lines = tracemalloc.take_snapshot().filter_traces(only).statistics("lineno")
     places = [(line.traceback[0].filename, line.traceback[0].lineno, line.count) for line in lines]
     return sum(count for name, number, count in places if name.endswith("call.py") or number in binding)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from treadle import Engine, Keep, pipeline, step
-from treadle._runtime import pruning, upkeep
+from treadle._runtime.home import pruning, upkeep
 from treadle.errors import ArtifactDamaged, ArtifactNotFound, OptionError, RunNotFound
 
 

@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from treadle._runtime.call import Call
+    from treadle._runtime.calls.call import Call
     from treadle._runtime.engine import Engine
     from treadle._runtime.run import Run
 

@@ -9,7 +9,7 @@ from treadle.errors import EncodeError, NotInRun
 
 if TYPE_CHECKING:
     from treadle import events as ev
-    from treadle._runtime.call import Call
+    from treadle._runtime.calls.call import Call
 
 
 class Current:

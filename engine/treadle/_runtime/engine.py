@@ -37,19 +37,19 @@ if TYPE_CHECKING:
     import asyncio
     from pathlib import Path
 
-    from treadle._runtime.artifact import Artifact
-    from treadle._runtime.call import Call
-    from treadle._runtime.capacity import Capacity
-    from treadle._runtime.executors import Bridge, Executors
+    from treadle._runtime.calls.call import Call
     from treadle._runtime.handle import RunHandle
-    from treadle._runtime.holdings import Holdings
+    from treadle._runtime.home.holdings import Holdings
+    from treadle._runtime.home.resuming import Changed
+    from treadle._runtime.isolation.executors import Bridge, Executors
     from treadle._runtime.pipeline import PipelineFn
     from treadle._runtime.plan import Plan
-    from treadle._runtime.results import RunResult
-    from treadle._runtime.resuming import Changed
-    from treadle._runtime.routes import Routes
+    from treadle._runtime.resources.capacity import Capacity
+    from treadle._runtime.resources.routes import Routes
     from treadle._runtime.run import Run
     from treadle._runtime.step import Step
+    from treadle._runtime.views.artifact import Artifact
+    from treadle._runtime.views.results import RunResult
     from treadle.contracts import Clock, Executor
     from treadle.events import Event, Logged
 
@@ -189,11 +189,11 @@ class Engine(LivesOnLoop):
         # The runtime is loaded here and in the methods below, so that importing treadle stays light.
         import asyncio
 
-        from treadle._runtime.capture import Capture
-        from treadle._runtime.clock import SystemClock
-        from treadle._runtime.holdings import Holdings
-        from treadle._runtime.identity import Identities
-        from treadle._runtime.threads import ThreadPool
+        from treadle._runtime.code.identity import Identities
+        from treadle._runtime.home.holdings import Holdings
+        from treadle._runtime.resources.capture import Capture
+        from treadle._runtime.resources.clock import SystemClock
+        from treadle._runtime.resources.threads import ThreadPool
         from treadle.storage import home
 
         self.settle_here()
@@ -223,12 +223,13 @@ class Engine(LivesOnLoop):
         self._state = "open"
         defaults.entered(self)
         self.capture.install()
-        from treadle._runtime import upkeep
+        from treadle._runtime.home import upkeep
 
         self._upkeep = self.loop.create_task(upkeep.watch(self))
 
     async def _open(self, held: Holdings) -> None:
-        from treadle._runtime import lifecycle, upkeep
+        from treadle._runtime import lifecycle
+        from treadle._runtime.home import upkeep
         from treadle._runtime.scheduler import Scheduler
 
         self.home, self._lock, self.vault = held.home, held.lock, held.vault
@@ -371,7 +372,7 @@ class Engine(LivesOnLoop):
         The run is cancelled when the await is.
         """
         self.check_usable()
-        from treadle._runtime import queries
+        from treadle._runtime.views import queries
 
         queries.check_pipeline(target)
         handle = target.with_options(engine=self)._handle(None, args, kwargs)
@@ -384,7 +385,7 @@ class Engine(LivesOnLoop):
             IdempotencyConflict: its key was used with other arguments.
         """
         self.check_usable()
-        from treadle._runtime import queries
+        from treadle._runtime.views import queries
 
         queries.check_pipeline(target)
         handle = target.with_options(engine=self).start(*args, **kwargs)
@@ -400,7 +401,7 @@ class Engine(LivesOnLoop):
             RunNotFound: there is no such run, or its pipeline or arguments are not to be had.
         """
         self.check_usable()
-        from treadle._runtime import upkeep
+        from treadle._runtime.home import upkeep
 
         return await upkeep.resume(self, run_id, changed)
 
@@ -415,7 +416,7 @@ class Engine(LivesOnLoop):
             wait: give the results when the runs have ended; else their handles, at once.
         """
         self.check_usable()
-        from treadle._runtime import upkeep
+        from treadle._runtime.home import upkeep
 
         return await upkeep.recover(self, wait=wait)
 
@@ -426,7 +427,7 @@ class Engine(LivesOnLoop):
             RunNotFound: there is no such run.
             RunElsewhere: another engine performs it.
         """
-        from treadle._runtime import upkeep
+        from treadle._runtime.home import upkeep
 
         await upkeep.cancel(self, run_id)
 
@@ -438,7 +439,7 @@ class Engine(LivesOnLoop):
         Raises:
             RunNotFound: there is no such run.
         """
-        from treadle._runtime.results import RunResult
+        from treadle._runtime.views.results import RunResult
 
         row = await self.run_row(run_id)
         return RunResult(run_id, row["pipeline"], self.archive, self.runs_here.get(run_id))
@@ -454,7 +455,7 @@ class Engine(LivesOnLoop):
             limit: at most so many.
             children: child runs, too.
         """
-        from treadle._runtime import queries
+        from treadle._runtime.views import queries
 
         return await queries.runs(self, pipeline, status, limit, children)
 
@@ -466,7 +467,7 @@ class Engine(LivesOnLoop):
             after: only those with a higher number.
             follow: go on with new ones until the run ends (or the engine, if no run is named).
         """
-        from treadle._runtime import queries
+        from treadle._runtime.views import queries
 
         return queries.events(self, run_id, after, follow)
 
@@ -477,7 +478,7 @@ class Engine(LivesOnLoop):
             run_id: of which run.
             step: only of this step or call.
         """
-        from treadle._runtime import queries
+        from treadle._runtime.views import queries
 
         return await queries.logs(self, run_id, step)
 
@@ -487,7 +488,7 @@ class Engine(LivesOnLoop):
         Raises:
             ArtifactNotFound: there is none.
         """
-        from treadle._runtime import queries
+        from treadle._runtime.views import queries
 
         return await queries.artifact(self, name, version)
 
@@ -505,19 +506,19 @@ class Engine(LivesOnLoop):
             Numbers of ``runs``, ``artifacts`` and ``bytes``.
         """
         self.check_usable()
-        from treadle._runtime import pruning
+        from treadle._runtime.home import pruning
 
         return await pruning.prune(self, older_than, keep_last, dry_run)
 
     def metrics(self) -> dict[str, float]:
         """Counters and gauges: ``log_flushes``, ``log_events``, ``calls_running`` and others."""
-        from treadle._runtime import queries
+        from treadle._runtime.views import queries
 
         return queries.metrics(self)
 
     def health(self) -> dict[str, Any]:
         """Whether the engine can work, and what is wrong if not."""
-        from treadle._runtime import queries
+        from treadle._runtime.views import queries
 
         return queries.health(self)
 
@@ -525,7 +526,7 @@ class Engine(LivesOnLoop):
 
     async def run_row(self, run_id: str) -> dict[str, Any]:
         """The row of a run in the table of runs."""
-        from treadle._runtime import queries
+        from treadle._runtime.views import queries
 
         return await queries.run_row(self, run_id)
 
@@ -539,21 +540,21 @@ class Engine(LivesOnLoop):
     @cached_property
     def capacity(self) -> Capacity:
         """What there is for steps that name resources."""
-        from treadle._runtime.capacity import Capacity
+        from treadle._runtime.resources.capacity import Capacity
 
         return Capacity(self._resources, self._overcommit)
 
     @cached_property
     def executors(self) -> Executors:
         """Where steps are performed that are not inline."""
-        from treadle._runtime.executors import Executors
+        from treadle._runtime.isolation.executors import Executors
 
         return Executors(self._executors, self._isolated)
 
     @cached_property
     def bridge(self) -> Bridge | None:
         """What stands between workers and a store that they cannot reach."""
-        from treadle._runtime.executors import bridge_for
+        from treadle._runtime.isolation.executors import bridge_for
 
         return bridge_for(self.vault.blobs)
 
@@ -571,11 +572,11 @@ class Engine(LivesOnLoop):
             ExecutorNotFound: nobody of the name that the step asks for.
             StepNotImportable: another process could not find the step.
         """
-        from treadle._runtime import inline
+        from treadle._runtime.calls import inline
 
         plan.attempt = inline.attempt
         if plan.runtime != "inline":
-            from treadle._runtime import executors, isolated
+            from treadle._runtime.isolation import executors, isolated
 
             placed = self.executors.of(plan.name, plan.runtime)
             if not debug:
@@ -610,7 +611,9 @@ class Engine(LivesOnLoop):
 
 def _load() -> None:
     """Load what the first run needs."""
-    from treadle._runtime import lifecycle, queries, scheduler, upkeep
+    from treadle._runtime import lifecycle, scheduler
+    from treadle._runtime.home import upkeep
+    from treadle._runtime.views import queries
 
     del lifecycle, queries, scheduler, upkeep
 
@@ -618,7 +621,7 @@ def _load() -> None:
 def _routes(given: Mapping[Any, Any] | None) -> Routes | None:
     if given is None:
         return None
-    from treadle._runtime.routes import Routes
+    from treadle._runtime.resources.routes import Routes
 
     return Routes(given)
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-from treadle._runtime import inline
+from treadle._runtime.calls import inline
 
 if TYPE_CHECKING:
     from treadle._runtime.run import Run
@@ -25,7 +25,7 @@ async def perform(run: Run) -> Any:
         BaseException: whatever the function raises.
     """
     if run.target.is_static:
-        from treadle._runtime import performing  # few pipelines are static
+        from treadle._runtime.static import performing  # few pipelines are static
 
         return await performing.perform(run)
     if run.ending is not None:

@@ -19,8 +19,8 @@ from treadle.errors import AwaitCycle, ResultNotReady
 
 if TYPE_CHECKING:
     from treadle._runtime.pipeline import PipelineFn
-    from treadle._runtime.results import RunResult
     from treadle._runtime.run import Run
+    from treadle._runtime.views.results import RunResult
     from treadle.events import Event
 
 R_co = TypeVar("R_co", covariant=True)

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from treadle._core.binding import find, replace
 from treadle._core.machine import TERMINAL
-from treadle._runtime import acceptance, inputs
-from treadle._runtime.artifact import Artifact
-from treadle._runtime.call import StepFuture
+from treadle._runtime.calls import inputs
+from treadle._runtime.calls.call import StepFuture
 from treadle._runtime.defaults import default_engine
-from treadle._runtime.mapping import MapFuture
-from treadle._runtime.results import RunResult
-from treadle._runtime.resuming import Changed, resume
+from treadle._runtime.home import acceptance
+from treadle._runtime.home.resuming import Changed, resume
+from treadle._runtime.maps.mapping import MapFuture
 from treadle._runtime.run import Run, context_for
+from treadle._runtime.views.artifact import Artifact
+from treadle._runtime.views.results import RunResult
 from treadle.errors import ArtifactDamaged, DecodeError, EncodeError, IdempotencyConflict
 from treadle.storage.rows import Part
 from treadle.storage.writer import Transaction

@@ -25,15 +25,18 @@ from treadle._core import retry
 from treadle._core.binding import CONTAINERS, PLAIN, find, replace
 from treadle._core.machine import CallState, Trigger
 from treadle._core.outputs import is_carried
-from treadle._runtime import absence, breakers, groups, handling, inline, inputs, isolated, recall, routes, validation
-from treadle._runtime.call import Call, Ending, StepFuture
+from treadle._runtime.calls import groups, inline, inputs, recall, validation
+from treadle._runtime.calls.call import Call, Ending, StepFuture
+from treadle._runtime.calls.failures import failure_of
+from treadle._runtime.calls.recording import add_root, fail, leave_out, record, skip, skip_without
 from treadle._runtime.context import active_call
-from treadle._runtime.distant import part_of
-from treadle._runtime.failures import failure_of
-from treadle._runtime.mapping import MapFuture
+from treadle._runtime.guards import absence, breakers, handling
+from treadle._runtime.isolation import isolated
+from treadle._runtime.isolation.distant import part_of
+from treadle._runtime.maps.mapping import MapFuture
+from treadle._runtime.maps.unmapped import Unmapped
 from treadle._runtime.plan import Plan
-from treadle._runtime.recording import add_root, fail, leave_out, record, skip, skip_without
-from treadle._runtime.unmapped import Unmapped
+from treadle._runtime.resources import routes
 from treadle.contracts import Performed
 from treadle.errors import ForeignFuture, LogUnavailable, RunInterrupted, StepCrashed
 from treadle.options import UNSET

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from treadle._core.graph import Graph
     from treadle._runtime.engine import Engine
     from treadle._runtime.handle import RunHandle
-    from treadle._runtime.program import Program
-    from treadle._runtime.results import RunResult
     from treadle._runtime.run import Run
+    from treadle._runtime.static.program import Program
+    from treadle._runtime.views.results import RunResult
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -131,7 +131,7 @@ class PipelineFn(Generic[P, R_co]):
     async def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, is_script: bool = False) -> RunResult[R_co]:
         handle = self._handle(None, args, kwargs)
         if is_script:
-            from treadle._runtime import progress
+            from treadle._runtime.views import progress
 
             with progress.shown(handle, debug=self.options.debug is True):
                 result = await handle.attached_result()
@@ -157,7 +157,7 @@ class PipelineFn(Generic[P, R_co]):
         try:
             self.binder.check(args, kwargs)
         except TypeError as error:
-            from treadle._runtime.program import invalid
+            from treadle._runtime.static.program import invalid
 
             raise invalid(self.name, [str(error)]) from None
         engine = self.options.engine or active_engine.get()
@@ -182,7 +182,7 @@ class PipelineFn(Generic[P, R_co]):
     def _compiled(
         self, engine: Engine | None, context: Mapping[str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Program:
-        from treadle._runtime.compiling import compile_function  # few pipelines are static
+        from treadle._runtime.static.compiling import compile_function  # few pipelines are static
 
         return compile_function(self, engine, context, args, kwargs)
 

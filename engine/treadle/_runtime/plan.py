@@ -13,8 +13,9 @@ from treadle._core.binding import Binder
 from treadle._core.expected import expected_of
 from treadle._core.outputs import split
 from treadle._core.rate import Pace
-from treadle._runtime import breakers, shapes
-from treadle._runtime.call import StepFuture
+from treadle._runtime.calls.call import StepFuture
+from treadle._runtime.guards import breakers
+from treadle._runtime.views import shapes
 from treadle.contracts import Needs
 from treadle.errors import OptionError
 from treadle.limits import Resources
@@ -22,10 +23,10 @@ from treadle.options import UNSET, CachePolicy, Retry, StepOptions, Unset
 from treadle.storage.absent import TAG_BYTES
 
 if TYPE_CHECKING:
-    from treadle._runtime.call import Call
-    from treadle._runtime.executors import Placed
-    from treadle._runtime.identity import Identities
-    from treadle._runtime.inputs import Values
+    from treadle._runtime.calls.call import Call
+    from treadle._runtime.calls.inputs import Values
+    from treadle._runtime.code.identity import Identities
+    from treadle._runtime.isolation.executors import Placed
     from treadle._runtime.step import Step
 
 logger = logging.getLogger("treadle")

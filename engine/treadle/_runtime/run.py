@@ -18,17 +18,21 @@ from treadle._core import parameters
 from treadle._core.admission import Limit
 from treadle._core.naming import Names, base_of, child
 from treadle._core.replay import Memory
-from treadle._runtime import capacity, conclusion, explain, function, lifecycle, queries
-from treadle._runtime.artifact import Artifact
-from treadle._runtime.call import Call, Ending, StepFuture
-from treadle._runtime.capture import join_structlog
+from treadle._runtime import function, lifecycle
+from treadle._runtime.calls import conclusion
+from treadle._runtime.calls.call import Call, Ending, StepFuture
+from treadle._runtime.calls.past import Past
+from treadle._runtime.calls.recording import skip_behind
+from treadle._runtime.code import explain
 from treadle._runtime.context import active_call, active_engine, active_run
-from treadle._runtime.mapping import MapFuture
-from treadle._runtime.past import Past
+from treadle._runtime.maps.mapping import MapFuture
+from treadle._runtime.maps.sources import Sources
+from treadle._runtime.maps.unmapped import Unmapped
 from treadle._runtime.plan import Plan
-from treadle._runtime.recording import skip_behind
-from treadle._runtime.sources import Sources
-from treadle._runtime.unmapped import Unmapped
+from treadle._runtime.resources import capacity
+from treadle._runtime.resources.capture import join_structlog
+from treadle._runtime.views import queries
+from treadle._runtime.views.artifact import Artifact
 from treadle.errors import (
     LogUnavailable,
     RunFenced,
@@ -38,10 +42,10 @@ from treadle.storage.rows import ArtifactRow, Part
 
 if TYPE_CHECKING:
     from treadle._runtime.engine import Engine
-    from treadle._runtime.feeder import Feeder
+    from treadle._runtime.maps.feeder import Feeder
     from treadle._runtime.pipeline import PipelineFn
-    from treadle._runtime.results import StepResult
     from treadle._runtime.step import Step
+    from treadle._runtime.views.results import StepResult
 
 
 LOST_GRACE_S = 1.0
@@ -524,6 +528,6 @@ class _Committed:
 def _shared(context: Mapping[str, Any]) -> dict[str, Any]:
     if not context:
         return {}
-    from treadle._runtime.performing import shared  # most runs have no context, and no static pipeline
+    from treadle._runtime.static.performing import shared  # most runs have no context, and no static pipeline
 
     return shared(context)

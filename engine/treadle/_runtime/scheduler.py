@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 from treadle._core.admission import Lanes, Limit, Limits
 from treadle._core.machine import CallState, Trigger
 from treadle._core.rate import Pace
-from treadle._runtime.call import Call
+from treadle._runtime.calls.call import Call
 from treadle.limits import Rate
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from typing import (
 
 from treadle._core.binding import Binder
 from treadle._runtime.context import active_run, current_run
-from treadle._runtime.placeholder import Placeholder
-from treadle._runtime.policies import MARKS, NONE, Mark, Policies, lay, without_parentheses
+from treadle._runtime.guards.policies import MARKS, NONE, Mark, Policies, lay, without_parentheses
+from treadle._runtime.static.placeholder import Placeholder
 from treadle.errors import NotInRun, OptionError
 from treadle.limits import Resources
 from treadle.options import UNSET, CachePolicy, Retry, StepOptions, Unset, nearest
@@ -31,12 +31,12 @@ from treadle.options import UNSET, CachePolicy, Retry, StepOptions, Unset, neare
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from treadle._runtime.artifact import Artifact
-    from treadle._runtime.call import StepFuture
-    from treadle._runtime.explain import CacheExplanation
-    from treadle._runtime.mapping import MapFuture
+    from treadle._runtime.calls.call import StepFuture
+    from treadle._runtime.code.explain import CacheExplanation
+    from treadle._runtime.maps.mapping import MapFuture
+    from treadle._runtime.maps.unmapped import Unmapped
     from treadle._runtime.run import Run
-    from treadle._runtime.unmapped import Unmapped
+    from treadle._runtime.views.artifact import Artifact
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -213,7 +213,7 @@ class Step(Generic[P, R_co]):
         Raises:
             TypeError: the arguments do not fit the function.
         """
-        from treadle._runtime.explain import explain_cache  # it reads code and a home, which a call may never do
+        from treadle._runtime.code.explain import explain_cache  # it reads code and a home, which a call may never do
 
         return explain_cache(self, args, kwargs)
 
@@ -448,8 +448,8 @@ def _is_method(fn: Any) -> bool:
 def _check_after(after: Any) -> None:
     if after is UNSET:
         return
-    from treadle._runtime.call import StepFuture
-    from treadle._runtime.mapping import MapFuture
+    from treadle._runtime.calls.call import StepFuture
+    from treadle._runtime.maps.mapping import MapFuture
 
     waited = after if isinstance(after, (list, tuple, set, frozenset)) else (after,)
     if not all(isinstance(future, (StepFuture, MapFuture, Placeholder)) for future in waited):

@@ -16,7 +16,7 @@
 12
 """
 
-from treadle._runtime.breakers import reset as reset_breakers
+from treadle._runtime.guards.breakers import reset as reset_breakers
 from treadle.testing.clock import VirtualClock
 from treadle.testing.engines import memory_engine
 

@@ -17,8 +17,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from treadle._runtime.decorators import retry
 from treadle._runtime.engine import Engine
+from treadle._runtime.guards.decorators import retry
 from treadle._runtime.pipeline import pipeline
 from treadle.contracts import Executor
 from treadle.errors import RunCancelled, StepCrashed, StepNotImportable, StepTimeout

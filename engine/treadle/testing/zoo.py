@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from treadle._runtime.decorators import retry
+from treadle._runtime.guards.decorators import retry
 from treadle._runtime.pipeline import pipeline
 from treadle._runtime.step import step
 

@@ -1,0 +1,1 @@
+"""Which code a step is: its source, what it names, its fingerprint, and what of a cache key has changed."""

@@ -1,0 +1,1 @@
+"""What decorators put around a call: conditions, breakers, retry and fallbacks."""

@@ -1,0 +1,1 @@
+"""What an engine holds and keeps in order on disk: acceptance, resumption, upkeep and pruning."""

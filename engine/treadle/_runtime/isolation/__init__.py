@@ -1,0 +1,1 @@
+"""Calls that are performed elsewhere: their executors, their values, their errors."""
