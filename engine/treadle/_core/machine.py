@@ -89,7 +89,12 @@ def after(state: CallState, trigger: Trigger) -> CallState:
     try:
         return CALLS[state, trigger]
     except KeyError:
-        raise IllegalTransition(f"{trigger.name} in state {state.name}") from None
+        raise illegal(state, trigger) from None
+
+
+def illegal(state: CallState, trigger: Trigger) -> IllegalTransition:
+    """The complaint that a trigger does not belong to a state."""
+    return IllegalTransition(f"{trigger.name} in state {state.name}")
 
 
 STATUS_OF: Final[dict[type[events.Event], CallStatus]] = {

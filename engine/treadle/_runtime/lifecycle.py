@@ -90,7 +90,7 @@ def references(
         TypeError: an argument is a call that was not submitted.
     """
     found: Sequence[Reference] = ()
-    for value in args if not kwargs else (*args, *kwargs.values()):
+    for value in (*args, *kwargs.values()) if kwargs else args:
         if type(value) not in PLAIN:
             found = [*found, *_references_in(run, plan, value)]
     return found if after is UNSET else [*found, *_references_in(run, plan, after)]
@@ -231,7 +231,7 @@ async def live(call: Call, values: inputs.Values | None) -> None:
         if values is None:
             values = await (inputs.load(call) if call.plan.executor is None else isolated.load(call))
             key(call, values)
-        if await recall.look_up_patiently(call, values):
+        if recall.has_questions(call) and await recall.look_up_patiently(call, values):
             return
         try:
             await perform(call, values)
@@ -262,9 +262,9 @@ def key(call: Call, values: inputs.Values) -> None:
     """Say what the call is: ``identity`` (step and inputs), and the cache key, if it has one."""
     plan = call.plan
     call.inputs = values.inputs
-    call.identity = blake3(plan.identity + b"".join(values.digests.values())).digest()
+    call.identity = identity = blake3(plan.identity + b"".join(values.digests.values())).digest()
     if plan.policy is not None and not call.run.debug:
-        call.key = plan.cache_key(call.identity, values)
+        call.key = plan.cache_key(identity, values)
     values.bound = values.digests = _NOTHING  # half a KB that each running call would keep
 
 
@@ -305,7 +305,8 @@ async def perform(call: Call, values: inputs.Values) -> None:
             if call.ending is not None:
                 raise asyncio.CancelledError  # the body swallowed it
             failpoints.hit("performed")
-            await store(call, value)
+            if not (plan.keeps_simply and store_at_once(call, value)):
+                await store(call, value)
             return
         except Exception as error:
             crashes += isinstance(error, StepCrashed)
@@ -314,7 +315,8 @@ async def perform(call: Call, values: inputs.Values) -> None:
                 raise
             failure = failure_of(error)
         finally:
-            run.engine.capture.attempt_ended(call)
+            if run.engine.capture.streams:
+                run.engine.capture.attempt_ended(call)
         part = run.append(
             ev.CallRetrying(
                 at=run.now(), call=call.name, step=plan.name, attempt=call.attempt, failure=failure, delay_s=delay
@@ -354,6 +356,19 @@ async def stand_in(call: Call, values: inputs.Values, error: BaseException) -> N
 # -- 6. store -----------------------------------------------------------------------------
 
 
+def store_at_once(call: Call, value: Any) -> bool:
+    """What ``store`` does with the most frequent output, one of plain data; False if this is another one."""
+    run = call.run
+    if run.engine.routes is not None:
+        return False
+    row = inputs.keep_plain_output(call, call.plan.output_names[0], value, run.ticks() - call.started_clock)
+    if row is None:
+        return False
+    failpoints.hit("encoding")
+    call.value, call.rows = value, (row,)
+    return True
+
+
 async def store(call: Call, value: Any) -> None:
     """Encode the outputs; what is large goes to the artifact store, durably, before anything names it."""
     plan = call.plan
@@ -390,12 +405,14 @@ async def store(call: Call, value: Any) -> None:
 
 def resolve(call: Call, error: BaseException | None) -> None:
     """The commit has happened, or could not: tell everybody who waits."""
-    engine = call.run.engine
-    if call.key and engine.flights.get(call.key) is call:
-        del engine.flights[call.key]
-        for flight in engine.followers.pop(call.key, ()):
-            if not flight.done():
-                flight.set_result(True)
+    if call.key:
+        engine = call.run.engine
+        if engine.flights.get(call.key) is call:
+            del engine.flights[call.key]
+            if engine.followers:
+                for flight in engine.followers.pop(call.key, ()):
+                    if not flight.done():
+                        flight.set_result(True)
     if call.state is not CallState.ENDED:
         publish(call, error)
     call.key = b""
@@ -408,9 +425,10 @@ def publish(call: Call, error: BaseException | None) -> None:
     call.move(Trigger.COMMITTED)
     failpoints.hit("resolved")
     run = call.run
-    for future in call.futures():
-        if not future.done():
-            fill(call, future)
+    if call.future is not None or call.derived:
+        for future in call.futures():
+            if not future.done():
+                fill(call, future)
     heir = groups.ended(call) if call.plan.execution_group is not None else None
     dependents, call.dependents = call.dependents, None
     if heir is not None:

@@ -52,10 +52,12 @@ class Plan:
         "files",
         "fn",
         "future_type",
+        "has_own_key",
         "guard",
         "identity",
         "in_flight",
         "is_async",
+        "keeps_simply",
         "known",
         "limits",
         "name",
@@ -111,6 +113,7 @@ class Plan:
         self.expected = expected_of(step.fn)
         self.wants_kind = self.expected is not None and self.expected.wants_kind
         self.promised = None if self.expected is None else self.expected.promised(self.output_names)
+        self.keeps_simply = self.persist and self.promised is None and len(self.outputs) < 2
         if known.unhashable and self.policy is not None:
             hint(f"step {self.name} is not cached: {', '.join(known.unhashable)} of it cannot be hashed")
             self.policy = None
@@ -118,6 +121,8 @@ class Plan:
         self.files: list[tuple[str, bytes]] = []
         self.salt = self._salt(self.version)
         self.tag = blake3(b"tag:" + self.identity + self.salt).digest()[:TAG_BYTES]
+        policy = self.policy
+        self.has_own_key = policy is not None and bool(policy.key is not None or policy.ignore or not policy.inputs)
 
     def _salt(self, version: str | None) -> bytes:
         """What the cache key has beside the identity: code or version, files, and other dependencies."""
@@ -156,21 +161,20 @@ class Plan:
         """The cache key of a call: 32 bytes that begin with the step's tag, or none if an argument cannot be hashed."""
         policy = self.policy
         assert policy is not None
-        if any(map(self.counts, values.unhashable)):
+        if values.unhashable and any(map(self.counts, values.unhashable)):
             return b""
-        return self.tag + self._key_digest(policy, identity, values)[: 32 - TAG_BYTES]
+        if self.has_own_key:
+            return self.tag + self._own_digest(policy, values)[: 32 - TAG_BYTES]
+        return self.tag + blake3(identity + self.salt).digest()[: 32 - TAG_BYTES]
 
-    def _key_digest(self, policy: CachePolicy, identity: bytes, values: Values) -> bytes:
+    def _own_digest(self, policy: CachePolicy, values: Values) -> bytes:
+        """What stands for the identity where the policy asks for other than all inputs."""
         if policy.key is not None:
             return blake3(self.identity + self.salt + b"key " + self._own_key(policy.key, values)).digest()
         if not policy.inputs:
             return blake3(self.identity + self.salt + b"no inputs").digest()
-        if policy.ignore:
-            kept = [
-                name.encode() + b"=" + digest for name, digest in values.digests.items() if name not in policy.ignore
-            ]
-            return blake3(self.identity + self.salt + b"|".join(kept)).digest()
-        return blake3(identity + self.salt).digest()
+        kept = [name.encode() + b"=" + digest for name, digest in values.digests.items() if name not in policy.ignore]
+        return blake3(self.identity + self.salt + b"|".join(kept)).digest()
 
     def counts(self, parameter: str) -> bool:
         """Whether the content of this parameter is part of the cache key."""

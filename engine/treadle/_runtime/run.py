@@ -37,7 +37,7 @@ from treadle.errors import (
     LogUnavailable,
     RunFenced,
 )
-from treadle.options import FailureMode, PipelineOptions, StepOptions
+from treadle.options import UNSET, FailureMode, PipelineOptions, StepOptions
 from treadle.storage.rows import ArtifactRow, Part
 
 if TYPE_CHECKING:
@@ -115,6 +115,10 @@ class Run:
         self._has_begun = False
         self.thread_id = 0
         self._plans: dict[Step[..., Any], Plan] = {}
+        self._step_defaults = engine.step_defaults
+        if options.cache is not UNSET or options.retry is not UNSET:
+            own = StepOptions(cache=options.cache, retry=options.retry)
+            self._step_defaults = engine.step_defaults.over(own)
         self.clamped: frozenset[str] = frozenset()
         self.idle: asyncio.Future[None] | None = None
         self.use_context(context_for(parent, options))
@@ -144,8 +148,7 @@ class Run:
         plan = self._plans.get(step)
         if plan is None:
             engine = self.engine
-            base = StepOptions(cache=self.options.cache, retry=self.options.retry)
-            options = engine.step_defaults.over(base).over(step.options)
+            options = self._step_defaults.over(step.options)
             plan = engine.placed(Plan(step, options, engine.identities), debug=self.debug)
             explain.keep_manifest(engine, plan)
             in_flight = engine.step_limit(step) if options.max_in_flight else None
@@ -175,11 +178,24 @@ class Run:
         return future
 
     def submit_as(
-        self, name: str, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> StepFuture[Any]:
-        """Submit a call of a static run, whose names are given before; one that comes too late has its end at once."""
-        call, references = self._bind_as(name, step, args, parameters.filled(step.binder, self.given, args, kwargs))
+        self, name: str, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
+        references: Sequence[lifecycle.Reference] | None = None,
+    ) -> StepFuture[Any]:  # fmt: skip
+        """Submit a call of a static run, whose names are given before; one that comes too late has its end at once.
+
+        Args:
+            name, step, args, kwargs: of the call.
+            references: the futures among its arguments, if they are known.
+        """
+        self.engine.check_usable()
+        plan = self.plan(step)
+        if self.fills:
+            kwargs = parameters.filled(step.binder, self.given, args, kwargs)
+        if references is None:
+            references = lifecycle.references(self, plan, args, kwargs, step.options.after)
+        call = lifecycle.bind(self, plan, name, None, args, kwargs)
         future = call.asked_future()
+        call.context = contextvars.copy_context()
         lifecycle.await_inputs(call, references)
         if self.ending is not None:
             lifecycle.stop(call, self.ending)
@@ -187,23 +203,14 @@ class Run:
 
     def skip_as(self, name: str, step: Step[..., Any], upstream: str, error: BaseException | None) -> StepFuture[Any]:
         """Have a result for a call of a static run that takes the value of a child run that did not succeed."""
-        call, _ = self._bind_as(name, step, (), {})
+        self.engine.check_usable()
+        call = lifecycle.bind(self, self.plan(step), name, None, (), {})
         future = call.asked_future()
         if self.ending is not None and error is None:
             lifecycle.stop(call, self.ending)
         else:
             skip_behind(call, upstream, error)
         return future
-
-    def _bind_as(
-        self, name: str, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Call, Sequence[lifecycle.Reference]]:
-        self.engine.check_usable()
-        plan = self.plan(step)
-        references = lifecycle.references(self, plan, args, kwargs, step.options.after)
-        call = lifecycle.bind(self, plan, name, None, args, kwargs)
-        call.context = contextvars.copy_context()
-        return call, references
 
     def submit_map(
         self, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], product: bool = False, name: str = ""
@@ -252,7 +259,7 @@ class Run:
         if key:
             part.cache.append((key, first, len(rows)))
             self.engine.lookup.note(key)
-        return tuple(range(first, first + len(rows)))
+        return (first,) if len(rows) == 1 else tuple(range(first, first + len(rows)))
 
     def committed(self, part: Part) -> asyncio.Future[None]:
         """A future of the commit of what was appended last."""
@@ -276,9 +283,7 @@ class Run:
             finally:
                 self._publishing.popleft()
 
-    def resolve(self, call: Call, error: BaseException | None) -> None:
-        """The commit that a call waits for has happened, or could not."""
-        lifecycle.resolve(call, error)
+    resolve = staticmethod(lifecycle.resolve)
 
     def cancel_call(self, call: Call, ending: Ending, future: StepFuture[Any] | None = None) -> bool:
         """Cancel one call; one whose outcome is on its way to the log lets go of the future only."""
@@ -291,9 +296,9 @@ class Run:
         self.active.pop(call, None)
         if call.group is not None:
             call.group._child_ended(call)
-            call.group = None
         call.let_go()
-        self._wake_if_idle()
+        if self.idle is not None:
+            self._wake_if_idle()
 
     def map_call_failed(self, dependent: Call, failed: Call) -> None:
         """One call of a map that a call takes whole has failed: it is skipped now, however many are to come."""

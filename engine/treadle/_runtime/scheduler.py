@@ -42,11 +42,13 @@ class Scheduler:
 
     def push(self, call: Call) -> None:
         """Queue a call whose inputs are there; the first one of a loop turn starts at once, if it may."""
-        self._push(call, self.limits_of(call))
+        self._push(call, call.limits if call.limits is not None else call.plan.limits)
 
     def _push(self, call: Call, limits: Limits) -> None:
         self._lanes.push(call, limits, call.run.id)
-        if self._is_new_turn and not self._pumping:
+        if self._pumping:
+            return
+        if self._is_new_turn:
             self._is_new_turn = False
             self._loop.call_soon(self._new_turn)
             self._pump()
@@ -168,9 +170,9 @@ class Scheduler:
             if call is None:
                 break
             self.running += 1
-            waiting = self._waiting.get(call)
+            waiting = self._waiting.get(call) if self._waiting else None
             if waiting is None:
-                call.slots = self.limits_of(call)
+                call.slots = call.limits if call.limits is not None else call.plan.limits
                 starting.append(call)
                 continue
             admitted, call.slots = waiting

@@ -17,6 +17,7 @@ import mmap
 import os
 import sqlite3
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 GENERATION = "generation"
@@ -83,23 +84,30 @@ class Absent:
         self._bits = bytearray()
         self._count = 0
 
-    def covers(self, key: bytes) -> bool:
-        """Whether the key is surely not in the cache."""
+    def left(self, keys: Iterable[bytes]) -> list[bytes]:
+        """Those of some keys that may be in the cache: each of the others is surely not there."""
         others = self._generation.others()
         if others != self._others:
             self._others = others
             self._is_new.clear()
-        is_new = self._is_new.get(key[:TAG_BYTES])
-        if is_new is None:
-            is_new = self._ask(key[:TAG_BYTES])
-        if not is_new or self._count > KEYS_MAX:
-            return False
-        bits = self._bits
-        if not bits:
-            return True
-        places = int.from_bytes(key[8:14], "little")
-        a, b = places & _MASK, places >> 24
-        return not (bits[a >> 3] & (1 << (a & 7)) and bits[b >> 3] & (1 << (b & 7)))
+        bits, known, is_full = self._bits, self._is_new, self._count > KEYS_MAX
+        left: list[bytes] = []
+        for key in keys:
+            is_new = known.get(key[:TAG_BYTES])
+            if is_new is None:
+                is_new = self._ask(key[:TAG_BYTES])
+            if not is_new or is_full:
+                left.append(key)
+            elif bits:
+                places = int.from_bytes(key[8:14], "little")
+                a, b = places & _MASK, places >> 24
+                if bits[a >> 3] & (1 << (a & 7)) and bits[b >> 3] & (1 << (b & 7)):
+                    left.append(key)
+        return left
+
+    def covers(self, key: bytes) -> bool:
+        """Whether the key is surely not in the cache."""
+        return not self.left((key,))
 
     def add(self, key: bytes) -> None:
         """The key is about to be in the cache."""

@@ -13,15 +13,19 @@ import importlib
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from datetime import datetime
 from typing import Any, Final, NoReturn
+
+from blake3 import blake3
 
 from treadle.errors import OptionError
 from treadle.storage.blob_checks import damaged, is_location, location_of, store_error, verified
 
 ATOMIC_SCHEMES: Final = frozenset(["abfs", "abfss", "az", "gcs", "gs", "memory", "oci", "oss", "s3", "s3a", "tos"])
 MOVING_SCHEMES: Final = frozenset(["arrow_hdfs", "hdfs", "sftp", "smb", "ssh", "webdav", "webhdfs"])
+
+PIECE_BYTES: Final = 8 * 1024 * 1024
 
 _URL = re.compile(r"([a-z][a-z0-9_+.-]*)://([A-Za-z0-9._/@=+,~-]*)")
 _ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
@@ -58,6 +62,11 @@ class FsspecBlobs:
     def __repr__(self) -> str:
         return f"<FsspecBlobs {self._url}>"
 
+    @property
+    def shared_url(self) -> str:
+        """Where other processes find it; ``""`` if they cannot."""
+        return "" if self._scheme == "memory" else self._url
+
     def put(self, data: bytes | memoryview, checksum: bytes) -> str:
         """See ``ArtifactStore.put``."""
         location = location_of(checksum)
@@ -86,6 +95,33 @@ class FsspecBlobs:
         except Exception as error:
             raise store_error(self._shown(location), "read", error) from error
         return verified(data, size, checksum, self._shown(location))
+
+    def pieces(self, location: str, size: int, checksum: bytes) -> Generator[memoryview, None, None]:
+        """The bytes of a blob one after another, checked as they pass; only the end says whether all were right.
+
+        Raises:
+            ArtifactDamaged: they are missing, or are not those that were stored.
+            ArtifactStoreError: the store could not be read.
+        """
+        if not is_location(location):
+            damaged(location, "its recorded location is malformed")
+        hasher, path, at = blake3(), self._path(location), 0
+        while at < size:
+            # One byte more than is right shows a longer object.
+            end = at + PIECE_BYTES if at + PIECE_BYTES < size else size + 1
+            try:
+                piece = bytes(self._fs.cat_file(path, start=at, end=end))
+            except _ABSENT:
+                damaged(self._shown(location), "it is missing")
+            except Exception as error:
+                raise store_error(self._shown(location), "read", error) from error
+            if not piece:
+                break
+            at += len(piece)
+            hasher.update(piece)
+            yield memoryview(piece)
+        if at != size or hasher.digest() != checksum:
+            damaged(self._shown(location), "its content has changed")
 
     def exists(self, location: str, size: int) -> bool:
         """See ``ArtifactStore.exists``."""

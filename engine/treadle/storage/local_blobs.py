@@ -19,8 +19,8 @@ import re
 import stat
 import sys
 import uuid
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from blake3 import blake3
@@ -32,6 +32,7 @@ from treadle.storage.os_locks import try_lock, unlock, wait_lock
 
 _SHARD = re.compile(r"[0-9a-f]{2}")
 _LOCK_TIMEOUT_S = 10.0
+PIECE_BYTES = 1 << 20
 _NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF}
 _CLOEXEC = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _READ = (
@@ -77,13 +78,26 @@ class LocalBlobs:
 
     def put(self, data: bytes | memoryview, checksum: bytes) -> str:
         """See ``ArtifactStore.put``."""
+        view = memoryview(data).cast("B")
+        return self._put([view], len(view), checksum)
+
+    def take(self, folder: Path, location: str, size: int, checksum: bytes) -> str:
+        """Store the bytes of a file in another folder, which its writer may be writing to still; they pass in pieces.
+
+        Raises:
+            ArtifactDamaged: it is no regular file of that folder, or its bytes are not those.
+            ArtifactStoreError: they could not be stored.
+        """
+        with closing(_checked(folder, location, size, checksum)) as pieces:
+            return self._put(pieces, size, checksum)
+
+    def _put(self, pieces: Iterable[memoryview], size: int, checksum: bytes) -> str:
         location = location_of(checksum)
         path = self._root / location
-        view = memoryview(data).cast("B")
         try:
             with self._shard(path.parent) as shard:
-                if not self._renew(path, shard, len(view), checksum):
-                    self._write(path, shard, view)
+                if not self._renew(path, shard, size, checksum):
+                    self._write(path, shard, pieces)
                 # Also for a blob that was there: who wrote it may not have come this far.
                 _sync(shard)
         except OSError as error:
@@ -91,6 +105,16 @@ class LocalBlobs:
                 raise
             raise store_error(str(path), "write", error) from error
         return location
+
+    def pieces(self, location: str, size: int, checksum: bytes) -> Generator[memoryview, None, None]:
+        """The bytes of a blob one after another, checked as they pass; only the end says whether all were right.
+
+        To be closed by who does not take all of them.
+
+        Raises:
+            ArtifactDamaged: they are missing, or are not those that were stored.
+        """
+        return _checked(self._root, location, size, checksum)
 
     def get(self, location: str, size: int, checksum: bytes) -> bytes:
         """See ``ArtifactStore.get``."""
@@ -183,18 +207,19 @@ class LocalBlobs:
     def _renew(self, path: Path, shard: int, size: int, checksum: bytes) -> bool:
         """Make a sound blob that is already there count as new; False if there is none."""
         try:
-            if blake3(_read(path, size)).digest() != checksum:
-                return False
+            for _ in _checked(path.parent.parent, f"{path.parent.name}/{path.name}", size, checksum):
+                pass
             with _locked(shard, shared=True):
                 os.utime(path)
         except (OSError, ArtifactDamaged):
             return False
         return True
 
-    def _write(self, path: Path, shard: int, view: memoryview) -> None:
+    def _write(self, path: Path, shard: int, pieces: Iterable[memoryview]) -> None:
         fd, temp = self._create()
         try:
-            _write_all(fd, view)
+            for piece in pieces:
+                _write_all(fd, piece)
             failpoints.hit("blob-temp-written")
             os.fsync(fd)
             failpoints.hit("blob-synced")
@@ -253,6 +278,31 @@ def _read(path: Path, size: int) -> bytes:
             left -= len(part)
         # One read is the rule (a kernel gives up to 2 GiB), and joining a single part copies nothing.
         return b"".join(parts)
+    finally:
+        os.close(fd)
+
+
+def _checked(root: Path, location: str, size: int, checksum: bytes) -> Generator[memoryview, None, None]:
+    """The bytes of a regular file below a folder, piece by piece; no link is followed, not even one in between."""
+    path = root / location
+    if not is_location(location):
+        damaged(location, "its location is malformed")
+    try:
+        with _open_folder(path.parent) as folder:
+            fd = os.open(path.name if folder >= 0 else path, _READ, dir_fd=folder if folder >= 0 else None)
+    except OSError:
+        damaged(str(path), "its file is missing, or no file")
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode) or status.st_size != size:
+            damaged(str(path), f"it is no regular file of {size} bytes")
+        digest, left = blake3(), size
+        while left and (piece := os.read(fd, min(left, PIECE_BYTES))):
+            digest.update(piece)
+            yield memoryview(piece)
+            left -= len(piece)
+        if left or digest.digest() != checksum:
+            damaged(str(path), "its content has changed")
     finally:
         os.close(fd)
 

@@ -83,9 +83,13 @@ class Log:
 
     def append(self, run_id: str, epoch: int, event: Event, *, urgent: bool = False) -> Part:
         """Append one event; returns the part, for artifacts and waiters that belong to it."""
-        part = self.part(run_id, epoch)
+        batch = self._batch
+        part = batch.parts.get(run_id)
+        if part is None or batch.count >= EVENTS_PER_COMMIT:
+            part = self.part(run_id, epoch)
+            batch = self._batch
         part.events.append(event)
-        self._batch.count += 1
+        batch.count += 1
         if urgent:
             self.kick()
         elif self._lazy is None and not self._kicked:

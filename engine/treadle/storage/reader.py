@@ -95,7 +95,7 @@ class Lookup:
 
     def cached(self, keys: Sequence[bytes]) -> dict[bytes, list[ArtifactRow]]:
         """The artifacts under cache keys, in the order of the outputs; what is not whole is left out."""
-        keys = [key for key in dict.fromkeys(keys) if not self._absent.covers(key)]  # equal calls may come together
+        keys = self._absent.left(dict.fromkeys(keys))  # equal calls may come together
         if not keys:
             return {}
         places = f"[{','.join(map(str, range(len(keys))))}]"

@@ -222,16 +222,22 @@ class Writer:
             self._names.clear()
         aliased = [row for row in rows if row.alias]
         self._read_names({row.name for row in rows}.union([row.alias for row in aliased]) - self._names.keys())
+        number, names = self._artifact, self._names
         for row in rows:
-            name = self._names[row.name]
-            self._artifact += 1
-            row.id = self._artifact
+            name = names[row.name]
+            number += 1
+            row.id = number
             if not row.version:
-                row.version = self._next_version([name, self._names[row.alias]] if row.alias else [name])
+                if row.alias:
+                    row.version = self._next_version([name, names[row.alias]])
+                else:
+                    row.version = name[1] = name[1] + 1
             body = _pack(row.body)
-            table.append([row.id, name[0], row.version, offset, len(body)])
+            size = len(body)
+            table.append([number, name[0], row.version, offset, size])
             bodies.append(body)
-            offset += len(body)
+            offset += size
+        self._artifact = number
         self.connection.execute(_ARTIFACTS, (_json(table), b"".join(bodies)))
         if aliased:
             self._save_names({row.alias for row in aliased})

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 import msgspec
 
 from treadle._core.binding import find
-from treadle._core.machine import SETTLED, CallState, CallStatus, Trigger, after
+from treadle._core.machine import CALLS, SETTLED, CallState, CallStatus, Trigger, illegal
 from treadle._runtime.context import active_call
 from treadle.errors import AwaitCycle, ResultNotReady
 from treadle.events import Input
@@ -209,7 +209,10 @@ class Call(msgspec.Struct, gc=False, eq=False):
 
     def move(self, trigger: Trigger) -> None:
         """Enter the state that follows; the table decides."""
-        self.state = after(self.state, trigger)
+        try:
+            self.state = CALLS[self.state, trigger]
+        except KeyError:
+            raise illegal(self.state, trigger) from None
 
     @property
     def is_settled(self) -> bool:
@@ -226,7 +229,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
     def settle(self, status: CallStatus) -> None:
         """Take an outcome; it becomes visible when it is committed."""
         self.outcome = status
-        self.state = after(self.state, Trigger.OUTCOME)
+        self.move(Trigger.OUTCOME)
 
     def put_down(self) -> None:
         """Drop what only its walk needs; the commit may be a while in coming."""
@@ -238,8 +241,8 @@ class Call(msgspec.Struct, gc=False, eq=False):
 
         A value that nobody has a future for stays, if it was stored: what can be stored leads to no call.
         """
-        self.put_down()
-        self.dependents = self.awaited = None
+        self.args, self.kwargs = (), None
+        self.context = self.task = self.meter = self.group = self.dependents = self.awaited = None
         if self.future is not None:
             self.value = None
         self.run = cast("Run", self.run.past)
@@ -247,7 +250,7 @@ class Call(msgspec.Struct, gc=False, eq=False):
             self.timer.cancel()
             self.timer = None
         if self.error is None or self.outcome not in ("failed", "skipped"):
-            self.forget()
+            self.future = self.derived = self.error = None
 
     def forget(self) -> None:
         """Drop future and error, too; a failed call keeps them until its run is over."""

@@ -73,7 +73,7 @@ def plain(call: Call) -> Values | None:
         return _single(call, names[0], call.args[0])
     taken: dict[str, _Taken] = {}
     for label, value in labelled(call.plan.binder, call.args, call.kwargs):
-        if type(value) not in PLAIN and not is_quick_argument(call, value):
+        if _is_heavy(value) if type(value) in PLAIN else not is_quick_argument(call, value):
             return None
         taken[label] = _take(call, label, value)
     return _collect(call, taken)
@@ -81,12 +81,13 @@ def plain(call: Call) -> Values | None:
 
 def _single(call: Call, name: str, value: Any) -> Values | None:
     """The most frequent case, one plain argument, without the detours of the general one."""
-    if not is_quick(value):
+    if _is_heavy(value):
         return None
     if call.plan.wants_kind:
         validation.check_input(call.plan, name, value, is_linked=False)
-    digest = codecs.encode(value).digest
-    return Values((value,), _NO_NAMES, {name: value}, {name: digest}, (Input(name, digest),))
+    digest = codecs.plain_digest(value)
+    bound = {name: value} if call.plan.has_own_key else _NO_NAMES
+    return Values((value,), _NO_NAMES, bound, {name: digest}, (Input(name, digest),))
 
 
 async def load(call: Call) -> Values:
@@ -95,7 +96,7 @@ async def load(call: Call) -> Values:
     taken: dict[str, _Taken] = {}
     for label, value in labelled(call.plan.binder, call.args, call.kwargs):
         loaded = {id(artifact): await artifact.load() for artifact in find((value,), (Artifact,))}
-        if type(value) in PLAIN or is_quick_argument(call, value):
+        if not _is_heavy(value) if type(value) in PLAIN else is_quick_argument(call, value):
             taken[label] = _take(call, label, value, loaded)
         else:
             taken[label] = await engine.io.run(_take, call, label, value, loaded)
@@ -126,7 +127,7 @@ def is_quick_argument(call: Call, value: Any) -> bool:
 def _take(call: Call, label: str, value: Any, loaded: dict[int, Any] | None = None) -> _Taken:
     kind = type(value)
     if kind in PLAIN:
-        return _Taken(value, codecs.encode(value).digest)
+        return _Taken(value, codecs.plain_digest(value))
     if kind is StepFuture or kind is DistantFuture:
         return _take_future(call, label, value)
     if isinstance(value, Unmapped):
@@ -283,7 +284,7 @@ def is_quick(value: Any) -> bool:
     """Whether encoding the value on the loop cannot take long, judged by type and size alone."""
     kind = type(value)
     if kind in PLAIN:
-        return kind not in (str, bytes) or len(value) < HEAVY_BYTES
+        return not _is_heavy(value)
     if kind in CONTAINERS:
         return _has_few_parts(value)
     if isinstance(value, Asset):
@@ -294,6 +295,12 @@ def is_quick(value: Any) -> bool:
     return (
         kind.__module__ in _QUICK_MODULES or hasattr(kind, "__dataclass_fields__") or hasattr(kind, "__struct_fields__")
     )
+
+
+def _is_heavy(value: Any) -> bool:
+    """Whether plain data is a text, or bytes, of a size that takes a while."""
+    kind = type(value)
+    return (kind is str or kind is bytes) and len(value) >= HEAVY_BYTES
 
 
 def _has_few_parts(value: Any) -> bool:
@@ -318,6 +325,19 @@ def encode(engine: Engine, value: Any) -> codecs.Encoded:
 def described(engine: Engine, value: Any) -> tuple[codecs.Encoded, bytes]:
     """A value encoded, and what is known of it."""
     return encode(engine, value), facts.packed(value)
+
+
+def keep_plain_output(call: Call, output: str, value: Any, seconds: float) -> ArtifactRow | None:
+    """What ``keep`` makes of the most frequent outputs, plain data, without its detours; ``None`` for all others."""
+    kind = type(value)
+    if kind not in PLAIN or ((kind is str or kind is bytes) and len(value) >= COPIED_BYTES // 4):
+        return None
+    encoded, run = codecs.encode(value), call.run
+    body = Body(
+        encoded.digest, encoded.checksum, len(encoded.data), encoded.codec, encoded.type_name,
+        run.id, call.name, output, run.now(), seconds, encoded.data, step=call.plan.name, shape=call.shape,
+    )  # fmt: skip
+    return ArtifactRow(output, body)
 
 
 async def keep(call: Call, output: str, value: Any, seconds: float) -> ArtifactRow:

@@ -35,9 +35,7 @@ class Past:
     def append(self, event: ev.Event) -> None:
         """A body that was left behind has something to say; nobody listens."""
 
-    def resolve(self, call: Call, error: BaseException | None) -> None:
-        """The commit of a call that was resolved before it."""
-        lifecycle.resolve(call, error)
+    resolve = staticmethod(lifecycle.resolve)
 
     def artifact_of(self, call: Call, output: str | None) -> Artifact[Any]:
         """One stored output."""

@@ -52,6 +52,14 @@ def look_up(asked: list[tuple[Call, Values]]) -> list[tuple[Call, Values]]:
     return left
 
 
+def has_questions(call: Call) -> bool:
+    """Whether more could be known of a call than ``look_up`` has found out."""
+    run = call.run
+    if run.memory is not None or call.plan.conditions:
+        return True
+    return bool(call.key) and run.engine.flights.get(call.key) is not call
+
+
 async def look_up_patiently(call: Call, values: Values) -> bool:
     """As ``look_up`` for one call, waiting where that is needed; True if the call has its outcome."""
     if call.run.memory is not None and await _take_recorded(call):
@@ -104,6 +112,8 @@ async def _follow(call: Call, leader: Call) -> bool:
     engine.scheduler.release(call)
     flight: asyncio.Future[bool] = call.run.loop.create_future()
     engine.followers.setdefault(call.key, []).append(flight)
+    if leader.is_settled:
+        engine.log.kick()
     has_outcome = await flight
     rows = leader.rows
     if has_outcome and leader.outcome in ("succeeded", "cached") and rows and await _load(call, rows):

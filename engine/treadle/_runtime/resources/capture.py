@@ -25,14 +25,14 @@ class Capture(logging.Handler):
     def __init__(self, engine: Engine, *, prints: bool) -> None:
         super().__init__()
         self._engine, self._prints = engine, prints
-        self._streams: list[_Tee] = []
+        self.streams: list[_Tee] = []
 
     def install(self) -> None:
         """Begin."""
         logging.getLogger().addHandler(self)
         _installed.append(self)
         if self._prints:
-            self._streams = [_Tee(self, "stdout"), _Tee(self, "stderr")]
+            self.streams = [_Tee(self, "stdout"), _Tee(self, "stderr")]
 
     def remove(self) -> None:
         """End."""
@@ -41,7 +41,7 @@ class Capture(logging.Handler):
             _installed.remove(self)
         if not _installed:
             _leave_structlog()
-        for stream in reversed(self._streams):
+        for stream in reversed(self.streams):
             stream.restore()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -73,7 +73,7 @@ class Capture(logging.Handler):
 
     def attempt_ended(self, call: Call) -> None:
         """Note the last line of a call that has no line end."""
-        for stream in self._streams:
+        for stream in self.streams:
             stream.end_line(call)
 
 

@@ -20,6 +20,7 @@ from treadle.storage.codecs import tags
 from treadle.storage.codecs.walk import NotFit, Packer, Source, Walk, packs, reads, to_bytes
 
 _MAGIC: Final = b"\x93NUMPY\x02\x00"
+_MOST_HEAD: Final = 1 << 20
 # Bool, integers, floats, complex, text, bytes, datetimes, structures. No objects, and nothing newer than the format.
 _KINDS: Final = "biufcSUmMV"
 # 80-bit floats have padding that is not content, and their size depends on the machine.
@@ -47,28 +48,79 @@ def to_npy(value: Any) -> bytes:
     The header is written here because numpy's has changed between its releases, and the bytes are hashed.
     """
     array = _clean(value)
-    header = f"{{'descr': {_descr(array.dtype)!r}, 'fortran_order': False, 'shape': {array.shape!r}, }}".encode()
-    padding = b" " * (-(len(header) + len(_MAGIC) + 5) % 64) + b"\n"
-    size = (len(header) + len(padding)).to_bytes(4, "little")
-    return b"".join((_MAGIC, size, header, padding, _elements(array)))
+    return b"".join((_head(array.dtype, array.shape), _elements(array)))
 
 
 def from_npy(data: bytes | memoryview, *, shared: bool = False) -> Any:
     """The array of an ``.npy`` file that ``to_npy`` has written: an own, writeable copy, or a view of those bytes."""
+    dtype, shape, end = _read_head(data)
+    return _array(dtype, shape, memoryview(data)[end:], shared=shared)
+
+
+def shape_of_npy(begin: bytes, size: int) -> Any:
+    """An array of the type and shape of a stranger's ``.npy`` file, without memory of its own and with other elements.
+
+    ``None`` if the file is sound, maybe, and yet not what ``to_npy`` would write: its elements have to be looked at.
+
+    Args:
+        begin: the first bytes, its header among them.
+        size: bytes of the whole file.
+
+    Raises:
+        DecodeError: it is no ``.npy`` file that ``to_npy`` has written.
+    """
+    try:
+        dtype, shape, end = _read_head(begin)
+        if dtype.names is not None or dtype.kind not in _KINDS or dtype.char in _MACHINE_FLOATS:
+            return None
+        is_ours = begin[:end] == _head(dtype, shape) and size - end == math.prod(shape) * dtype.itemsize
+        sample = _numpy().broadcast_to(_numpy().zeros((), dtype), shape)
+    except DecodeError:
+        raise
+    except Exception as error:  # whatever an odd header leads to
+        raise DecodeError("stored array cannot be decoded", why=str(error), codec="numpy") from error
+    if not is_ours:
+        raise DecodeError("stored array has another header, or another size, than a worker writes", codec="numpy")
+    return sample
+
+
+def _head(dtype: Any, shape: Any) -> bytes:
+    header = f"{{'descr': {_descr(dtype)!r}, 'fortran_order': False, 'shape': {shape!r}, }}".encode()
+    padding = b" " * (-(len(header) + len(_MAGIC) + 5) % 64) + b"\n"
+    return b"".join((_MAGIC, (len(header) + len(padding)).to_bytes(4, "little"), header, padding))
+
+
+def _read_head(data: bytes | memoryview) -> tuple[Any, Any, int]:
     if bytes(data[: len(_MAGIC)]) != _MAGIC:
         raise DecodeError("stored array does not begin like an .npy file of format 2.0")
     start = len(_MAGIC) + 4
     end = start + int.from_bytes(data[len(_MAGIC) : start], "little")
+    if end > _MOST_HEAD:
+        raise DecodeError(f"stored array has a header of {end:,} bytes")
     header = ast.literal_eval(bytes(data[start:end]).decode())
-    return _array(_dtype(header["descr"]), header["shape"], memoryview(data)[end:], shared=shared)
+    return _dtype(header["descr"]), header["shape"], end
 
 
 @packs("numpy:ndarray")
 def _ndarray(value: Any, walk: Walk) -> Ext:
     walk.mutable = True
     array = _clean(value)
-    head = to_bytes((_descr(array.dtype), array.shape))
-    return Ext(tags.ARRAY, b"".join((len(head).to_bytes(4, "big"), head, _elements(array))))
+    return Ext(tags.ARRAY, b"".join((_inner_head(array.dtype, array.shape), _elements(array))))
+
+
+def _inner_head(dtype: Any, shape: Any) -> bytes:
+    head = to_bytes((_descr(dtype), shape))
+    return len(head).to_bytes(4, "big") + head
+
+
+def canonical_head(begin: bytes) -> tuple[bytes, int]:
+    """What comes before the elements of an array inside an envelope, and where they begin in the ``.npy`` file of it.
+
+    Args:
+        begin: the first bytes of a file of ``to_npy``.
+    """
+    dtype, shape, end = _read_head(begin)
+    return _inner_head(dtype, shape), end
 
 
 @reads(tags.ARRAY)

@@ -16,6 +16,10 @@ def pack_with(codec: Codec, value: object, walk: Walk) -> Ext:
     """What stands for a value of this codec in an envelope or a digest."""
     walk.mutable = walk.mutable or getattr(codec, "mutable", True)
     walk.exact = False
+    if walk.digesting and walk.depth:
+        # By the digest that it has alone, so that a container's can be taken without having the value.
+        digest = blake3.blake3(to_bytes(content_tree(codec, value, walk))).digest()
+        return Ext(tags.FOREIGN, to_bytes((codec.name, digest)))
     if walk.digesting:
         return content_tree(codec, value, walk)
     return Ext(tags.FOREIGN, to_bytes((codec.name, encoded(codec, value, walk))))

@@ -65,6 +65,16 @@ def encode(value: object, *, code_digest: CodeDigest | None = None, allow_pickle
     return Encoded("msgpack", data, digest, digest, name, False)
 
 
+def plain_digest(value: object) -> bytes:
+    """The digest of the content of plain data, such as a number or a text; the one that ``encode`` gives.
+
+    >>> plain_digest("hi") == encode("hi").digest
+    True
+    """
+    data = _fast(type(value), value)
+    return _encode_any(value, None, True).digest if data is None else _hash(data).digest()
+
+
 def for_others(value: object, encoded: Encoded) -> Encoded:
     """The same content in bytes that other programs can read, where there are such: also small arrays, bytes and text.
 
