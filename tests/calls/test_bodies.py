@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import functools
+import os
 import subprocess
 import sys
 from typing import Any
@@ -169,6 +170,16 @@ def test_the_traceback_of_a_user_error_shows_the_line_that_raised(stage: Any) ->
 
     result, _ = stage.drive(outcome(stage, raising(ValueError("x"), sync=True)))
     assert "raise error" in "".join(traceback.format_exception(result.error))
+
+
+@pytest.mark.parametrize("sync", [True, False], ids=["thread", "loop"])
+def test_the_traceback_of_a_user_error_does_not_show_how_the_engine_came_to_the_body(stage: Any, sync: bool) -> None:
+    import traceback
+
+    result, _ = stage.drive(outcome(stage, raising(ValueError("x"), sync=sync)))
+    files = [frame.filename for frame in traceback.extract_tb(result.error.__traceback__)]
+    assert files[-1] == __file__
+    assert {"lifecycle.py", "inline.py", "threads.py"}.isdisjoint(map(os.path.basename, files))
 
 
 def test_one_exception_object_may_be_raised_by_many_calls(stage: Any) -> None:

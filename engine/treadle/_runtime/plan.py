@@ -52,8 +52,8 @@ class Plan:
         "files",
         "fn",
         "future_type",
-        "has_own_key",
         "guard",
+        "has_own_key",
         "identity",
         "in_flight",
         "is_async",
@@ -73,6 +73,7 @@ class Plan:
         "retry",
         "runtime",
         "salt",
+        "source",
         "step",
         "tag",
         "target",
@@ -96,7 +97,7 @@ class Plan:
         self.attempt: Callable[[Call, Values], Awaitable[Any]]
         self.future_type: type[StepFuture[Any]] = StepFuture
         self.executor: Placed | None = None
-        self.target, self.needs, self.worker_group = ("", "", ""), Needs(), ""
+        self.target, self.needs, self.worker_group, self.source = ("", "", ""), Needs(), "", b""
         self.persist: bool = _or(options.persist, True)
         self.policy: CachePolicy | None = _or(options.cache, _DEFAULT_CACHE) if self.persist else None
         self.limits: Limits = ()

@@ -9,13 +9,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from treadle import events as ev
+from treadle._runtime import SHELL
 from treadle.errors import EncodeError, RemoteError, TreadleError, UpstreamFailed
 from treadle.storage import codecs
 
 if TYPE_CHECKING:
     from treadle._runtime.calls.call import Call
 
-_HERE = __file__.rpartition("/")[0] if "/" in __file__ else __file__.rpartition("\\")[0]
 MESSAGE_CHARS = 8 * 1024
 TRACEBACK_CHARS = 64 * 1024
 
@@ -105,7 +105,7 @@ def hide_engine(error: BaseException) -> None:
     frames: list[TracebackType] = []
     traceback_ = error.__traceback__
     while traceback_ is not None:
-        if not traceback_.tb_frame.f_code.co_filename.startswith(_HERE):
+        if not traceback_.tb_frame.f_code.co_filename.startswith(SHELL):
             frames.append(traceback_)
         traceback_ = traceback_.tb_next
     kept: TracebackType | None = None

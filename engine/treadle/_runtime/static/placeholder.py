@@ -5,26 +5,23 @@ It can be passed on to steps and returned. Everything that needs the value itsel
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from treadle._runtime import PACKAGE
 from treadle.errors import OptionError, PlaceholderUsed
 
 if TYPE_CHECKING:
     from treadle._runtime.static.program import Node
 
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-
-
-def where_called() -> str:
-    """``file:line`` of the user's code that led here."""
-    frame = sys._getframe(1)
-    while frame.f_code.co_filename.startswith(_PACKAGE) and frame.f_back is not None:
+def where_called(own: int = 1) -> str:
+    """``file:line`` of the user's code that led here; ``own`` frames at least are none of the user's."""
+    frame = sys._getframe(own)
+    while (file := frame.f_code.co_filename).startswith(PACKAGE) and frame.f_back is not None:
         frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    return f"{file}:{frame.f_lineno}"
 
 
 class _AttributeOfPlaceholder(PlaceholderUsed, AttributeError):
