@@ -23,6 +23,7 @@ from treadle.errors import EncodeError, TreadleError
 from treadle.kinds import Dataset, Metrics, Model
 from treadle.limits import Resources
 from treadle.options import CachePolicy, Keep, Retry
+from treadle.secret import Secret
 
 if TYPE_CHECKING:
     from treadle._runtime.calls.call import StepFuture
@@ -50,6 +51,7 @@ __all__ = [
     "Retry",
     "RunHandle",
     "RunResult",
+    "Secret",
     "StepFuture",
     "StepResult",
     "TreadleError",

@@ -29,6 +29,7 @@ from treadle import (
     Retry,
     RunHandle,
     RunResult,
+    Secret,
     StepFuture,
     StepResult,
     TreadleError,
@@ -499,6 +500,19 @@ async def wired_pipelines_give_their_outputs_by_name() -> None:
     wired.add_step(len)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     wired.run([1])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Pipeline("p", retries=2)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+@step
+async def with_secret(token: Secret[str], retries: int = 0) -> int:
+    assert_type(token.value, str)
+    return len(token.value)
+
+
+@pipeline
+async def secrets() -> None:
+    assert_type(Secret("x"), Secret[str])
+    assert_type(await with_secret(Secret("x")), int)
+    await with_secret("x")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 # -- the engine ----------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from treadle._runtime.context import active_call
 from treadle.errors import EncodeError, NotInRun
+from treadle.secret import masked_facts
 
 if TYPE_CHECKING:
     from treadle import events as ev
@@ -75,7 +76,7 @@ class Current:
         import msgspec
 
         try:
-            return msgspec.msgpack.encode(facts)
+            return msgspec.msgpack.encode(masked_facts(facts))
         except (TypeError, OverflowError) as error:
             raise EncodeError(
                 "metadata has to be plain data", why=str(error), fix="pass numbers, texts, lists and dicts"

@@ -198,7 +198,7 @@ class Engine(LivesOnLoop):
 
         self.settle_here()
         self._pid = os.getpid()
-        self.identities = Identities()
+        self.identities = Identities(self._secret_key)
         self.capture = Capture(self, prints=self._capture_print)
         self.clock: Clock = self._clock or SystemClock(self.loop)
         self.pool = ThreadPool(self._threads, self.loop, "treadle-step")
@@ -580,7 +580,7 @@ class Engine(LivesOnLoop):
 
             placed = self.executors.of(plan.name, plan.runtime)
             if not debug:
-                isolated.place(placed, plan, executors.target_of(plan.name, plan.fn))
+                isolated.place(placed, plan, executors.target_of(plan.name, plan.fn), self.identities)
         return plan
 
     @property
@@ -593,6 +593,16 @@ class Engine(LivesOnLoop):
         from treadle.storage import owners
 
         return owner == self.id or (self._lock is not None and owners.is_alive(self.home, owner))
+
+    @cached_property
+    def _key(self) -> bytes:
+        from treadle.storage import home
+
+        return home.secret_key(self.home) if self.is_shared else os.urandom(home.KEY_BYTES)
+
+    def _secret_key(self) -> bytes:
+        """What secrets are hashed with: a key of the home, or in memory one of this engine."""
+        return self._key
 
     def renew(self) -> None:
         """Make sure of the lock that says that this engine lives."""

@@ -27,6 +27,8 @@ VARIABLE: Final = "TREADLE_HOME"
 MEMORY: Final = "memory://"
 BLOBS: Final = "blobs"
 TMP: Final = "tmp"
+SECRET_KEY: Final = "secret.key"
+KEY_BYTES: Final = 32
 
 
 def is_in_memory(home: str | os.PathLike[str] | None, env: Mapping[str, str] = os.environ) -> bool:
@@ -190,6 +192,40 @@ def _make_folder(folder: Path, made: list[Path]) -> bool:
     made.append(folder)
     folder.chmod(0o700)
     return True
+
+
+def secret_key(home: Path) -> bytes:
+    """The key that secrets of this home are hashed with, 32 bytes; made when it is first asked for.
+
+    It appears whole or not at all, and of several processes that make one the first wins.
+
+    Raises:
+        StoreUnwritable: it cannot be made, or what is there is no key.
+    """
+    file = home / SECRET_KEY
+    try:
+        if not file.exists():
+            made: list[Path] = []
+            temp = home / TMP / f"key-{os.getpid()}-{time.monotonic_ns()}"
+            _make_file(temp, os.urandom(KEY_BYTES), made)
+            with suppress(FileExistsError):
+                os.link(temp, file)
+            temp.unlink()
+        key = file.read_bytes()
+    except OSError as error:
+        raise StoreUnwritable(
+            f"{file} cannot be read or made",
+            why=str(error),
+            fix="give the engine a home that it may write",
+            path=str(file),
+        ) from error
+    if len(key) != KEY_BYTES:
+        raise StoreUnwritable(
+            f"{file} holds {len(key)} bytes, and a key has {KEY_BYTES}",
+            fix="remove it: a new one is made, and calls with secrets are performed again",
+            path=str(file),
+        )
+    return key
 
 
 def _make_file(file: Path, content: bytes, made: list[Path]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from treadle import events as ev
 from treadle._runtime import SHELL
 from treadle.errors import EncodeError, RemoteError, TreadleError, UpstreamFailed
+from treadle.secret import are_alive, masked
 from treadle.storage import codecs
 
 if TYPE_CHECKING:
@@ -27,14 +28,14 @@ def failure_of(error: BaseException) -> ev.Failure:
         arguments = codecs.encode(list(error.args), allow_pickle=False).data
     except Exception:
         arguments = b""
-    if len(arguments) > MESSAGE_CHARS:
+    if len(arguments) > MESSAGE_CHARS or (are_alive() and masked(text := str(error.args)) != text):
         arguments = b""
     return ev.Failure(f"{kind.__module__}:{kind.__qualname__}", _text(error), _traceback(error), bytes(arguments))
 
 
 def _text(error: BaseException) -> str:
     try:
-        return _clean(str(error))[:MESSAGE_CHARS]
+        return masked(_clean(str(error)))[:MESSAGE_CHARS]
     except Exception:
         return f"<{type(error).__name__} whose text cannot be had>"
 
@@ -42,7 +43,7 @@ def _text(error: BaseException) -> str:
 def _traceback(error: BaseException) -> str:
     try:
         lines = traceback.format_exception(type(error), error, error.__traceback__, limit=-30, chain=True)
-        return _clean("".join(lines))[-TRACEBACK_CHARS:]
+        return masked(_clean("".join(lines)))[-TRACEBACK_CHARS:]
     except Exception:
         return ""
 

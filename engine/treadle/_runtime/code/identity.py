@@ -6,14 +6,18 @@ Knows what a walk over a step's code has found, and asks its witness before each
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import field
 from typing import TYPE_CHECKING, Any
+
+from blake3 import blake3
 
 from treadle._core.fingerprint import Fingerprint, StepIdentity, Witness, code_digest, fingerprint, step_identity
 from treadle._record import record
 from treadle._runtime.code.source import ModuleSource
 from treadle.errors import EncodeError
 from treadle.options import CachePolicy
+from treadle.secret import Secret
 from treadle.storage import codecs
 
 if TYPE_CHECKING:
@@ -34,12 +38,19 @@ class Known:
     manifest: StepIdentity
     fingerprint: Fingerprint | None
     witness: Witness = field(repr=False)
+    keyed_by: bytes = field(default=b"", repr=False)
+    """The key that secrets in it were hashed with, if there are any: with another key it is another identity."""
 
 
 class Identities:
-    """Takes identities and fingerprints, for one engine."""
+    """Takes identities and fingerprints, for one engine.
 
-    def __init__(self) -> None:
+    Args:
+        key: gives the 32 bytes that secrets are hashed with, when there is one to be hashed.
+    """
+
+    def __init__(self, key: Callable[[], bytes] = lambda: b"") -> None:
+        self._key = key
         self._reader = ModuleSource()
         self._under_way = threading.local()
 
@@ -50,7 +61,7 @@ class Identities:
         memory = step.base.known
         key = (step.name, outputs, tuple(map(id, depends_on)))
         known: Known | None = memory.get(key)
-        if known is None or not known.witness.holds():
+        if known is None or not known.witness.holds() or (known.keyed_by and known.keyed_by != self._key()):
             if len(memory) >= _MAX_KNOWN:
                 memory.clear()
             known = memory[key] = self._take(step, outputs, depends_on)
@@ -58,6 +69,7 @@ class Identities:
 
     def _take(self, step: Step[..., Any], outputs: tuple[str, ...], depends_on: tuple[Any, ...]) -> Known:
         witness = Witness()
+        self._under_way.keyed_by = b""
         if depends_on:
             witness.container(depends_on)  # keeps them, so that no other object gets their ids
         fn: Any = step.fn
@@ -67,7 +79,8 @@ class Identities:
         code = fingerprint(fn, self._reader, self.digest_value, depends_on, witness)
         defaults = {name: self._default(value) for name, value in step.binder.defaults.items()}
         digest = code.digest if code is not None else b""
-        return Known(manifest.digest, digest, defaults, manifest.unhashable, manifest, code, witness)
+        keyed_by: bytes = self._under_way.keyed_by
+        return Known(manifest.digest, digest, defaults, manifest.unhashable, manifest, code, witness, keyed_by)
 
     def _default(self, value: Any) -> bytes:
         try:
@@ -83,12 +96,19 @@ class Identities:
         """
         return codecs.digest(value, code_digest=self.code_digest)
 
+    def source_digest(self, fn: object) -> bytes:
+        """The fingerprint of a function's code as it is loaded here; empty if there is no code to be read."""
+        code = fingerprint(fn, self._reader, self.digest_value)
+        return code.digest if code is not None else b""
+
     def code_digest(self, value: object) -> bytes:
-        """The digest of a function, class or step that is used as a value.
+        """The digest of a function, class or step that is used as a value; of a secret, the keyed hash.
 
         Raises:
             EncodeError: it closes over something that has no digest.
         """
+        if isinstance(value, Secret):
+            return self._keyed(value)
         under_way: set[int] = self._under_way.__dict__.setdefault("ids", set())
         digest = None
         if id(value) not in under_way:  # else it holds an object that holds it
@@ -107,3 +127,12 @@ class Identities:
                 value=value,
             )
         return digest
+
+    def _keyed(self, secret: Secret[Any]) -> bytes:
+        key = self._key()
+        if not key:
+            raise EncodeError(
+                "a Secret cannot be hashed here", why="it counts by a key of the home, and there is none", path="value"
+            )
+        self._under_way.keyed_by = key
+        return blake3(codecs.digest(secret.value, code_digest=self.code_digest), key=key).digest()

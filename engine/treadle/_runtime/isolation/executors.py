@@ -26,12 +26,13 @@ OWN = ("inline", "isolated")
 class Placed:
     """An executor of one engine, the slots that it has, and whether it is open."""
 
-    __slots__ = ("executor", "limit", "name", "opening")
+    __slots__ = ("executor", "limit", "name", "opening", "opens_urls", "queues")
 
     def __init__(self, name: str, executor: Executor) -> None:
         self.name, self.executor = name, executor
         self.limit = Limit(executor.slots) if executor.slots is not None else None
         self.opening: asyncio.Task[None] | None = None
+        self.queues, self.opens_urls = getattr(executor, "queues", False), getattr(executor, "opens_urls", False)
 
 
 class Executors:
@@ -70,6 +71,10 @@ class Executors:
         """The error of a step that asks for an executor which is not there."""
         name = self._isolated if runtime == "isolated" else runtime
         return None if name == "inline" or name in self._given else not_installed(step, name, tuple(self._given))
+
+    def sets_aside(self, runtime: str) -> bool:
+        """Whether an executor given here counts resources by itself, as those do that queue attempts elsewhere."""
+        return bool(getattr(self._given.get(self._isolated if runtime == "isolated" else runtime), "queues", False))
 
     def of(self, step: str, runtime: str) -> Placed:
         """The executor that a step asks for, not ``"inline"``.

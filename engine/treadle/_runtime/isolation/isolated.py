@@ -10,13 +10,16 @@ import weakref
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from treadle import events as ev
 from treadle._core.binding import PLAIN, find, replace
+from treadle._runtime import LOADED_AT
 from treadle._runtime.calls import facts, inline, inputs
 from treadle._runtime.calls.call import Call, StepFuture
 from treadle._runtime.calls.inputs import Stand_ins, Values
 from treadle._runtime.current import Current
-from treadle._runtime.isolation import distant, remote_errors
+from treadle._runtime.isolation import distant, nested, reaching, remote_errors, strangers
 from treadle._runtime.isolation.executors import Bridge, Placed
 from treadle._runtime.maps.mapping import MapFuture
 from treadle._runtime.maps.unmapped import Unmapped
@@ -25,14 +28,17 @@ from treadle._runtime.views.artifact import Artifact
 from treadle.contracts import INLINE_BYTES, Attempt, Needs, Output, Payload, Performed, Raised
 from treadle.errors import EncodeError, WorkerProtocolError
 from treadle.events import Input
+from treadle.secret import masked
 from treadle.storage import codecs, views
 from treadle.storage.blob_checks import location_of
 from treadle.storage.local_blobs import LocalBlobs
 from treadle.storage.rows import ArtifactRow, Body
 
 if TYPE_CHECKING:
+    from treadle._runtime.code.identity import Identities
     from treadle._runtime.engine import Engine
     from treadle._runtime.plan import Plan
+    from treadle.contracts import Timer
 
 MOST_INLINE_BYTES = 4 * 1024 * 1024
 """Of all inputs of one call together; what is more lies in the store, however small."""
@@ -128,8 +134,9 @@ async def load(call: Call) -> Values:
         if producer or artifact:
             linked.append(label)
     if lent:
-        assert call.run.engine.bridge is not None
-        sent.lent = Lent(call.run.engine.bridge, tuple(lent))
+        bridge = reaching.bridge(call.run.engine, plan.executor)
+        assert bridge is not None
+        sent.lent = Lent(bridge, tuple(lent))
     return _as_sent(sent, plan, payloads, given, linked)
 
 
@@ -139,9 +146,9 @@ async def _payload(call: Call, label: str, value: Any, room: int, lent: list[str
     if isinstance(value, StepFuture):
         row, producer = _row_of(value), inputs.origin(value)
         if row is not None:
-            return await _stored(engine, row, room, lent), producer, 0
+            return await _stored(call, row, room, lent), producer, 0
     elif isinstance(value, Artifact):
-        return await _stored(engine, value._row, room, lent), "", value.id
+        return await _stored(call, value._row, room, lent), "", value.id
     producer, content = "", value
     if isinstance(value, Unmapped):
         content = value.value
@@ -149,11 +156,26 @@ async def _payload(call: Call, label: str, value: Any, room: int, lent: list[str
             return await _payload(call, label, content, room, lent)
     if type(content) not in PLAIN:
         producer = ",".join(map(inputs.origin, find((content,), (StepFuture, MapFuture))))
+        if nested.holds_any(content) and (payload := await _nested(call, label, content, room, lent)) is not None:
+            return payload, producer, 0
     if type(content) in PLAIN or inputs.is_quick_argument(call, content):
         encoded = _encoded(call, label, content)
     else:
         encoded = await engine.io.run(_encoded, call, label, content)
-    return await _sent(engine, encoded, room, lent), producer, 0
+    return await _sent(call, encoded, room, lent), producer, 0
+
+
+async def _nested(call: Call, label: str, content: Any, room: int, lent: list[str]) -> Payload | None:
+    """A container of large stored values; ``None`` if its digest takes those values."""
+    engine = call.run.engine
+    content = await engine.io.run(nested.held, content)
+    digest = await engine.io.run(nested.digest, engine, content)
+    if digest is None:
+        return None
+    skeleton, rows = nested.skeleton(content)
+    parts = tuple([await _stored(call, row, 0, lent) for row in rows])
+    payload = await _sent(call, await engine.io.run(_encoded, call, label, skeleton), room, lent)
+    return msgspec.structs.replace(payload, digest=digest, parts=parts)
 
 
 def _row_of(future: StepFuture[Any]) -> ArtifactRow | None:
@@ -165,46 +187,72 @@ def _row_of(future: StepFuture[Any]) -> ArtifactRow | None:
     return rows[producer.plan.output_names.index(future._output) if future._output else 0]
 
 
-async def _stored(engine: Engine, row: ArtifactRow, room: int, lent: list[str]) -> Payload:
-    body = row.body
+async def _stored(call: Call, row: ArtifactRow, room: int, lent: list[str]) -> Payload:
+    engine, body = call.run.engine, row.body
     if body.data is not None and body.size <= room:
         return Payload(body.codec, body.digest, body.checksum, body.size, body.data)
-    if body.data is None and distant.is_in_store(row) and engine.bridge is None:
+    if body.data is None and distant.is_in_store(row) and reaching.bridge(engine, call.plan.executor) is None:
         return Payload(body.codec, body.digest, body.checksum, body.size, None, body.location)
     if distant.is_in_store(row) or body.data is not None:
         data = await engine.io.run(engine.vault.data, row)
-        return await _placed(engine, Payload(body.codec, body.digest, body.checksum, body.size), data, lent)
+        return await _placed(call, Payload(body.codec, body.digest, body.checksum, body.size), data, lent)
     value = await engine.io.run(engine.vault.value, row)  # it lies at a route's place
     encoded = await engine.io.run(inputs.encode, engine, value)
-    return await _sent(engine, encoded, room, lent)
+    return await _sent(call, encoded, room, lent)
 
 
 def _encoded(call: Call, label: str, content: Any) -> codecs.Encoded:
     if type(content) not in PLAIN and next(find((content,), Stand_ins), None) is not None:
         content = replace(content, Stand_ins, lambda item: inputs.content_of(item, None))
+    engine = call.run.engine
     try:
-        return inputs.encode(call.run.engine, content)
+        return inputs.encode(engine, content)
     except EncodeError as error:
+        revealed = _revealed(engine, content)
+        if revealed is not None:
+            return revealed
         raise EncodeError(
             f"argument {label} of step {call.plan.name} cannot be sent to another process: {error.what}",
             why=error.why, fix="pass plain data, or make it in the step", path=error.path, value=error.value,
         ) from error  # fmt: skip
 
 
-async def _sent(engine: Engine, encoded: codecs.Encoded, room: int, lent: list[str]) -> Payload:
+class Revealed(codecs.Encoded, frozen=True, gc=False):
+    """Bytes with a secret among them: they go to the worker in the message, and nowhere else."""
+
+
+def _revealed(engine: Engine, content: Any) -> Revealed | None:
+    digest, pickles = engine.identities.code_digest, engine.vault.allow_pickle
+    try:
+        encoded = codecs.encode(content, code_digest=digest, allow_pickle=pickles, reveals=True)
+    except EncodeError:
+        return None
+    return Revealed(*msgspec.structs.astuple(encoded))
+
+
+async def _sent(call: Call, encoded: codecs.Encoded, room: int, lent: list[str]) -> Payload:
     size = len(encoded.data)
+    if isinstance(encoded, Revealed) and size > min(INLINE_BYTES, room):
+        raise EncodeError(
+            f"an argument of step {call.plan.name} holds a Secret and {size:,} bytes, too many for a message",
+            why="what is larger goes to the worker as a file, and a Secret is never written to one",
+            fix="pass the secret as an argument of its own",
+            path="value",
+        )
     if size <= min(INLINE_BYTES, room):
         return Payload(encoded.codec, encoded.digest, encoded.checksum, size, bytes(encoded.data))
     payload = Payload(encoded.codec, encoded.digest, encoded.checksum, size)
-    return await _placed(engine, payload, encoded.data, lent)
+    return await _placed(call, payload, encoded.data, lent)
 
 
-async def _placed(engine: Engine, payload: Payload, data: bytes, lent: list[str]) -> Payload:
+async def _placed(call: Call, payload: Payload, data: bytes, lent: list[str]) -> Payload:
     """Put bytes where workers can read them."""
-    if engine.bridge is None:
+    engine = call.run.engine
+    bridge = reaching.bridge(engine, call.plan.executor)
+    if bridge is None:
         location: str = await engine.io.run(engine.vault.blobs.put, data, payload.checksum)
     else:
-        location = await engine.io.run(engine.bridge.lend, data, payload.checksum)
+        location = await engine.io.run(bridge.lend, data, payload.checksum)
         lent.append(location)
     return Payload(payload.codec, payload.digest, payload.checksum, payload.size, None, location)
 
@@ -233,18 +281,22 @@ async def _attempt(call: Call, values: Sent) -> Performed:
     if plan.timeout is None:
         outcome = await executor.perform(request, sink)
     else:
-        outcome = await _in_time(call, plan.timeout, executor.perform(request, sink))
+        begun = sink.awaited() if placed.queues else None
+        outcome = await _in_time(call, plan.timeout, executor.perform(request, sink), begun)
     _note_usage(call, outcome)
     if isinstance(outcome, Raised):
         raise remote_errors.rebuilt(outcome)
     return outcome
 
 
-async def _in_time(call: Call, timeout_s: float, performing: Any) -> Any:
+async def _in_time(call: Call, timeout_s: float, performing: Any, begun: asyncio.Future[None] | None) -> Any:
     task: asyncio.Task[Any] = call.run.loop.create_task(performing)
     expired: asyncio.Future[None] = call.run.loop.create_future()
-    timer = call.run.engine.clock.call_later(timeout_s, inline.ring, expired)
+    timer: Timer | None = None
     try:
+        if begun is not None:
+            await asyncio.wait((task, begun), return_when=asyncio.FIRST_COMPLETED)
+        timer = call.run.engine.clock.call_later(timeout_s, inline.ring, expired)
         await asyncio.wait((task, expired), return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             await _ended(task)
@@ -253,7 +305,8 @@ async def _in_time(call: Call, timeout_s: float, performing: Any) -> Any:
         await _ended(task)
         raise
     finally:
-        timer.cancel()
+        if timer is not None:
+            timer.cancel()
     return task.result()
 
 
@@ -269,12 +322,13 @@ def _request(call: Call, values: Sent) -> Attempt:
     module, qualname, main = plan.target
     count = len(call.args)
     labels = tuple(item.name for item in values.inputs)
-    store, tmp = engine.shared_folders
+    store, tmp = reaching.places(engine, plan.executor)
     return Attempt(
         call.run.id, call.name, plan.name, call.attempt, Current(call).token, module, qualname, main, plan.code,
         values.payloads[:count], dict(zip(call.kwargs or (), values.payloads[count:], strict=True)),
-        labels, values.linked, plan.outputs, str(store), str(tmp), call.attempt_at, plan.timeout, plan.needs,
+        labels, values.linked, plan.outputs, store, tmp, call.attempt_at, plan.timeout, plan.needs,
         f"{call.run.id}/{plan.worker_group}" if plan.worker_group else "", engine.vault.allow_pickle,
+        source=plan.source, loaded_at=LOADED_AT,
     )  # fmt: skip
 
 
@@ -296,18 +350,29 @@ def _note_usage(call: Call, outcome: Performed | Raised) -> None:
 class CallSink:
     """Writes what an isolated step says into the log of its run."""
 
-    __slots__ = ("_attempt", "_call", "_name", "_run", "_step")
+    __slots__ = ("_attempt", "_begun", "_call", "_name", "_run", "_step")
 
     def __init__(self, call: Call) -> None:
         self._call, self._run, self._attempt = call, call.run, call.attempt
+        self._begun: asyncio.Future[None] | None = None
         self._name, self._step = call.name, call.plan.name
+
+    def awaited(self) -> asyncio.Future[None]:
+        """Done when the executor says that the attempt has begun."""
+        self._begun = self._run.loop.create_future()
+        return self._begun
+
+    def begun(self) -> None:
+        """The attempt has waited in its executor, and begins now."""
+        if self._begun is not None and not self._begun.done():
+            self._begun.set_result(None)
 
     def say(self, level: str, message: str, stream: str) -> None:
         """A line of output, or a record of ``logging``."""
         self._append(
             ev.Logged(
                 at=self._run.now(), call=self._name, step=self._step, attempt=self._attempt, level=level,
-                message=message[:MESSAGE_CHARS], stream=stream,
+                message=masked(message)[:MESSAGE_CHARS], stream=stream,
             )
         )  # fmt: skip
 
@@ -343,30 +408,46 @@ async def keep(call: Call, performed: Performed) -> Any:
     if len(outputs) != len(plan.output_names) or performed.shape.partition(":")[0] not in SHAPES:
         raise WorkerProtocolError(f"a worker gave {len(outputs)} outputs for step {plan.name}", why="it has others")
     for output in outputs:
-        _check(engine, output)
+        await _check(call, output)
     trusted = _is_trusted(call)
-    if engine.routes is not None or not plan.persist or not trusted:
-        # What an untrusted worker has encoded is decoded once, as such, and encoded here.
-        values = [await engine.io.run(_value, engine, output.payload, trusted) for output in outputs]
+    if engine.routes is not None or not plan.persist:
+        values = [await engine.io.run(_value, call, output.payload, trusted) for output in outputs]
         return plan.join(values, performed.shape, plan.output_names, trusted=trusted)
-    call.shape = performed.shape
-    seconds = call.run.ticks() - call.started_clock
-    pairs = zip(plan.output_names, outputs, strict=True)
-    call.rows = rows = tuple([await _row(call, name, output, seconds) for name, output in pairs])
+    if trusted:
+        call.shape = performed.shape
+        seconds = call.run.ticks() - call.started_clock
+        pairs = zip(plan.output_names, outputs, strict=True)
+        call.rows = rows = tuple([await _row(call, name, output, seconds) for name, output in pairs])
+    else:
+        known = await strangers.unopened(call, reaching.store(engine, plan.executor), performed)
+        values = [
+            what.sample if what is not None else await engine.io.run(_value, call, output.payload, trusted)
+            for what, output in zip(known, outputs, strict=True)
+        ]
+        if not any(known):
+            return plan.join(values, performed.shape, plan.output_names)
+        call.rows = rows = tuple(await strangers.rows(call, known, values, performed))
+        for what, output, row in zip(known, outputs, rows, strict=True):
+            if what is not None:
+                row.body.location = await _final_location(call, output.payload)
     call.value = value_of(call, rows)
     if type(call.value) is distant.Unloaded and distant.is_awaited(call.futures()):
         call.value = await call.value.load()
     return None
 
 
-def _check(engine: Engine, output: Output) -> None:
-    payload = output.payload
+async def _check(call: Call, output: Output) -> None:
+    engine, payload = call.run.engine, output.payload
     is_sound = len(payload.digest) == 32 and len(payload.checksum) == 32
     if is_sound and payload.data is not None:
         is_sound = len(payload.data) == payload.size and codecs.checksum(payload.data) == payload.checksum
     elif is_sound:
         is_sound = payload.location == location_of(payload.checksum)
-        is_sound = is_sound and _shared(engine).exists(payload.location, payload.size)
+        store = reaching.store(engine, call.plan.executor)
+        if isinstance(store, LocalBlobs):
+            is_sound = is_sound and store.exists(payload.location, payload.size)
+        else:
+            is_sound = is_sound and await engine.io.run(store.exists, payload.location, payload.size)
     try:
         facts.shown(output.metadata)
     except Exception:
@@ -378,43 +459,43 @@ def _check(engine: Engine, output: Output) -> None:
         )
 
 
-def _shared(engine: Engine) -> LocalBlobs:
-    store = engine.bridge.blobs if engine.bridge is not None else engine.vault.blobs
-    assert isinstance(store, LocalBlobs)
-    return store
-
-
 def _is_trusted(call: Call) -> bool:
     placed = call.plan.executor
     return call.run.engine.trust_workers or (placed is not None and placed.executor.trusted)
 
 
-def _value(engine: Engine, payload: Payload, trusted: bool) -> Any:
+def _value(call: Call, payload: Payload, trusted: bool) -> Any:
+    engine, placed = call.run.engine, call.plan.executor
     allowed = engine.vault.allow_pickle
     if payload.data is not None:
         return codecs.decode(payload.codec, payload.data, trusted=trusted, allow_pickle=allowed)
-    if engine.bridge is None:
-        return views.load(_shared(engine), payload, trusted=trusted, allow_pickle=allowed)
-    data = engine.bridge.take(payload.location, payload.size, payload.checksum)
+    bridge = reaching.bridge(engine, placed)
+    if bridge is None:
+        return views.load(engine.vault.blobs, payload, trusted=trusted, allow_pickle=allowed)
+    data = bridge.take(payload.location, payload.size, payload.checksum)
     return codecs.decode(payload.codec, data, trusted=trusted, allow_pickle=allowed)
 
 
 async def _row(call: Call, name: str, output: Output, seconds: float) -> ArtifactRow:
-    engine, payload = call.run.engine, output.payload
+    payload = output.payload
     body = Body(
         payload.digest, payload.checksum, payload.size, payload.codec, output.type_name,
         call.run.id, call.name, name, call.run.now(), seconds, data=payload.data, location=payload.location,
         step=call.plan.name, metadata=output.metadata, shape=call.shape,
     )  # fmt: skip
-    if payload.data is None and engine.bridge is not None:
-        body.location = await engine.io.run(_over_the_bridge, engine, payload)
+    if payload.data is None:
+        body.location = await _final_location(call, payload)
     return ArtifactRow(name, body, alias=output.alias)
 
 
-def _over_the_bridge(engine: Engine, payload: Payload) -> str:
-    assert engine.bridge is not None
-    data = engine.bridge.take(payload.location, payload.size, payload.checksum)
-    return engine.vault.blobs.put(data, payload.checksum)
+async def _final_location(call: Call, payload: Payload) -> str:
+    bridge = reaching.bridge(call.run.engine, call.plan.executor)
+    return payload.location if bridge is None else await call.run.engine.io.run(_over, bridge, call, payload)
+
+
+def _over(bridge: Bridge, call: Call, payload: Payload) -> str:
+    data = bridge.take(payload.location, payload.size, payload.checksum)
+    return call.run.engine.vault.blobs.put(data, payload.checksum)
 
 
 def value_of(call: Call, rows: Sequence[ArtifactRow]) -> Any:
@@ -425,9 +506,11 @@ def value_of(call: Call, rows: Sequence[ArtifactRow]) -> Any:
     return distant.Unloaded(rows, call.shape, plan, engine.vault, engine.io)
 
 
-def place(placed: Placed, plan: Any, target: tuple[str, str, str]) -> None:
+def place(placed: Placed, plan: Plan, target: tuple[str, str, str], identities: Identities) -> None:
     """Have a plan performed by an executor."""
     plan.executor, plan.target = placed, target
+    depends = plan.policy is not None and plan.policy.depends_on  # of which a worker knows nothing
+    plan.source = identities.of(plan.step, plan.output_names, None).code if depends else plan.code
     plan.needs = needs_of(plan.resources)
     plan.worker_group, plan.execution_group = plan.execution_group or "", None
     plan.attempt, plan.future_type = attempt, distant.DistantFuture

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from treadle import events as ev
 from treadle._runtime.context import active_call
+from treadle.secret import masked
 
 if TYPE_CHECKING:
     from treadle._runtime.calls.call import Call
@@ -64,7 +65,7 @@ class Capture(logging.Handler):
         """Append a message to the log of a call; from any thread."""
         event = ev.Logged(
             at=call.run.now(), call=call.name, step=call.plan.name, attempt=call.attempt, level=level,
-            message=message[:MESSAGE_CHARS], stream=stream,
+            message=masked(message)[:MESSAGE_CHARS], stream=stream,
         )  # fmt: skip
         if self._engine.is_on_loop():
             call.run.append(event)

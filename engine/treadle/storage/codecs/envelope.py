@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Final
 
 # Importing them enters their packers and readers.
-from treadle.storage.codecs import arrays, classes, containers, foreign, leaves, names, pickled, registry
+from treadle.storage.codecs import arrays, classes, containers, foreign, hidden, leaves, names, pickled, registry
 from treadle.storage.codecs.walk import (
     LAZY_PACKERS,
     CodeDigest,
@@ -19,18 +19,18 @@ from treadle.storage.codecs.walk import (
     to_bytes,
 )
 
-__all__ = ["canonical", "containers", "leaves", "pack", "unpack", "walking"]
+__all__ = ["canonical", "containers", "hidden", "leaves", "pack", "unpack", "walking"]
 
 _SOURCES: Final = {trusted: Source(trusted=trusted) for trusted in (False, True)}
 
 
-def pack(value: object, code_digest: CodeDigest | None = None) -> tuple[bytes, Walk]:
+def pack(value: object, code_digest: CodeDigest | None = None, *, reveals: bool = False) -> tuple[bytes, Walk]:
     """The envelope of a value, and the walk that tells what was seen on the way.
 
     Raises:
         NotFit: some part of it has no faithful envelope.
     """
-    return walking(lambda walk: walk.tree(value), code_digest=code_digest)
+    return walking(lambda walk: walk.tree(value), code_digest=code_digest, reveals=reveals)
 
 
 def canonical(value: object, code_digest: CodeDigest | None, *, allow_pickle: bool) -> bytes:

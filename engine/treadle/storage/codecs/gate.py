@@ -40,13 +40,16 @@ class Encoded(msgspec.Struct, frozen=True, gc=False):
     mutable: bool
 
 
-def encode(value: object, *, code_digest: CodeDigest | None = None, allow_pickle: bool = True) -> Encoded:
+def encode(
+    value: object, *, code_digest: CodeDigest | None = None, allow_pickle: bool = True, reveals: bool = False
+) -> Encoded:
     """The bytes of a value, by the first codec that gives it back as it is.
 
     Args:
         value: anything; it is not changed, and must not be while this runs.
         code_digest: the fingerprint of a function or class, which then counts by it in the digest, not by its name.
         allow_pickle: whether pickle is tried last.
+        reveals: the bytes go to a worker and nowhere else, so a ``Secret`` may be among them.
 
     Raises:
         EncodeError: no codec can store it; ``path`` is the place inside the value.
@@ -57,7 +60,7 @@ def encode(value: object, *, code_digest: CodeDigest | None = None, allow_pickle
     """
     data = _fast(type(value), value)
     if data is None:
-        return _encode_any(value, code_digest, allow_pickle)
+        return _encode_any(value, code_digest, allow_pickle, reveals)
     digest = _hash(data).digest()
     name = _SCALAR_NAMES.get(type(value))
     if name is None:
@@ -180,7 +183,7 @@ def _fast(kind: type[object], value: Any) -> bytes | None:
         return None
 
 
-def _encode_any(value: object, code_digest: CodeDigest | None, allow_pickle: bool) -> Encoded:
+def _encode_any(value: object, code_digest: CodeDigest | None, allow_pickle: bool, reveals: bool = False) -> Encoded:
     kind = type(value)
     name = f"{kind.__module__}.{kind.__qualname__}"
     codec = _codec_for(value)
@@ -191,7 +194,7 @@ def _encode_any(value: object, code_digest: CodeDigest | None, allow_pickle: boo
         if file is not None:
             check = checksum(file[1])
             return Encoded(*file, _hash(to_bytes(raw.tree(file[0], check))).digest(), check, name, file[0] == "numpy")
-        data, walk = envelope.pack(value, code_digest)
+        data, walk = envelope.pack(value, code_digest, reveals=reveals)
     except Refused as error:
         raise _not_storable(value, str(error), allow_pickle) from error
     except NotFit as error:

@@ -6,7 +6,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any, Final, cast
 
-_LEAVES: Final = (str, bytes, bytearray, range)
+from treadle.secret import Secret
+
+_LEAVES: Final = (str, bytes, bytearray, range, Secret)
 _MAX_LEVELS: Final = 50
 _MAX_PARTS: Final = 10_000
 

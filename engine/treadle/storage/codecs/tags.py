@@ -43,6 +43,9 @@ RECORD: Final = 51
 STRUCT: Final = 52
 NAMED_TUPLE: Final = 53
 
+# what is sent to workers, and never stored
+SECRET: Final = 56
+
 # arrays
 ARRAY: Final = 64
 ARRAY_SCALAR: Final = 65

@@ -60,11 +60,12 @@ class Walk:
         code_digest: the fingerprint of a function or class, or None to count it by name.
         digesting: walk for the content digest instead of for the stored bytes.
         careful: look at every int and str, because msgpack refused one.
+        reveals: the bytes are for a worker's eyes only, so secrets may be in them.
     """
 
     __slots__ = (
         "are_plain", "code_digest", "depth", "digesting", "exact", "find", "mutable", "opaque", "plain", "plans",
-        "seen", "visits",
+        "reveals", "seen", "visits",
     )  # fmt: skip
 
     def __init__(
@@ -75,8 +76,10 @@ class Walk:
         code_digest: CodeDigest | None = None,
         digesting: bool = False,
         careful: bool = False,
+        reveals: bool = False,
     ) -> None:
         self.find = find
+        self.reveals = reveals
         self.code_digest = code_digest
         self.digesting = digesting
         self.opaque = opaque
