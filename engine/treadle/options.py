@@ -5,19 +5,28 @@ Knows types and ranges; does not know what the options lead to.
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from treadle._record import record
+from treadle.checks import (
+    Duration,
+    check,
+    check_known,
+    check_whole,
+    is_exception_class,
+    is_factor,
+    is_flag,
+    is_int,
+    seconds,
+    size_bytes,
+)
 from treadle.errors import OptionError
 from treadle.limits import Rate, Resources
 
 if TYPE_CHECKING:
-    from datetime import timedelta
     from pathlib import PurePath
 
 
@@ -37,131 +46,8 @@ UNSET: Final = Unset.UNSET
 
 FailureMode = Literal["fail_fast", "stop", "continue"]
 Durability = Literal["strict", "relaxed", "memory"]
-Duration: TypeAlias = "float | int | str | timedelta"
-
 FAILURE_MODES: Final = ("fail_fast", "stop", "continue")
 DURABILITIES: Final = ("strict", "relaxed", "memory")
-
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_DURATION = r"\s*(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d|w)\s*"
-_SIZES = {
-    "": 1, "b": 1, "kb": 1000, "mb": 1000**2, "gb": 1000**3, "tb": 1000**4,
-    "kib": 1024, "mib": 1024**2, "gib": 1024**3, "tib": 1024**4,
-}  # fmt: skip
-
-
-def seconds(value: object, option: str = "duration") -> float:
-    """Read a duration: a number of seconds, a ``timedelta``, or text like ``"30d"``, ``"12h"``, ``"90s"``.
-
-    Raises:
-        OptionError: if it is none of these, or negative, or not finite.
-
-    >>> from datetime import timedelta
-    >>> seconds("1.5h"), seconds(2), seconds(timedelta(minutes=1))
-    (5400.0, 2.0, 60.0)
-    """
-    number: float | None = None
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        number = float(value)
-    elif isinstance(value, str) and (match := re.fullmatch(_DURATION, value)):
-        number = float(match[1]) * _UNITS[match[2]]
-    else:
-        from datetime import timedelta  # the module takes longer to load than all of this one
-
-        number = value.total_seconds() if isinstance(value, timedelta) else None
-    if number is None or not math.isfinite(number) or number < 0:
-        raise OptionError(
-            f"{option}={value!r} is not a duration",
-            fix="give seconds (30, 0.5), a timedelta, or text such as '90s', '12h' or '30d'",
-            option=option,
-        )
-    return number
-
-
-def size_bytes(value: object, option: str = "bytes") -> int:
-    """Read a size: a number of bytes or text like ``"10GB"`` or ``"512MiB"``.
-
-    >>> size_bytes("10GB"), size_bytes("1KiB"), size_bytes(7)
-    (10000000000, 1024, 7)
-    """
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    if isinstance(value, str) and (match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", value)):
-        unit = _SIZES.get(match[2].lower())
-        if unit is not None:
-            return int(float(match[1]) * unit)
-    raise OptionError(
-        f"{option}={value!r} is not a size", fix="give bytes (1024) or text such as '10GB'", option=option
-    )
-
-
-def check_known(given: Iterable[str], known: Sequence[str], what: str) -> None:
-    """Refuse option names that do not exist, with the nearest name that does."""
-    for name in given:
-        if name not in known:
-            hint = nearest(name, known) or f"the options are: {', '.join(sorted(known))}"
-            raise OptionError(f"{what} has no option {name!r}", fix=hint, option=name)
-
-
-_ELSEWHERE = {
-    "concurrency": "max_in_flight", "cpu": "resources", "deadline": "timeout", "env": "runtime", "executor": "runtime",
-    "gpu": "resources", "gpu_count": "resources", "group": "execution_group", "label": "tags", "labels": "tags",
-    "max_attempts": "retry", "max_concurrency": "max_in_flight", "max_retries": "retry", "memory": "resources",
-    "meta": "metadata", "on_error": "failure_mode", "params": "context", "parallelism": "max_in_flight",
-    "rate_limit": "rate", "retries": "retry", "upstream": "after", "wait_for": "after",
-}  # fmt: skip
-"""What other engines call it."""
-
-
-def nearest(name: object, known: Iterable[str]) -> str:
-    """A hint at the known name that a wrong one may have meant; empty if there is none.
-
-    >>> nearest("timeouts", ("retry", "timeout")), nearest("max_retries", ("retry", "timeout"))
-    ("did you mean 'timeout'?", "did you mean 'retry'?")
-    """
-    import difflib  # only a mistake pays for it
-
-    names, text = tuple(known), str(name)
-    meant = _ELSEWHERE.get(text)
-    near = [meant] if meant in names else difflib.get_close_matches(text, names, n=1)
-    return f"did you mean {near[0]!r}?" if near else ""
-
-
-def check_whole(value: object, least: int, option: str) -> None:
-    """Refuse what is no whole number, or is too small."""
-    _check(_is_int(value, least), option, value, f"a whole number from {least}")
-
-
-def check_flag(value: object, option: str) -> None:
-    """Refuse what is neither True nor False."""
-    _check(isinstance(value, bool), option, value, "True or False")
-
-
-def check_place(value: object, option: str, wanted: str) -> None:
-    """Refuse what is no path, and an empty one."""
-    is_path = isinstance(value, (str, bytes)) or hasattr(value, "__fspath__")
-    _check(value is None or (is_path and value not in ("", b"")), option, value, wanted)
-
-
-def _check(ok: bool, option: str, value: object, wanted: str) -> None:
-    if not ok:
-        raise OptionError(f"{option}={value!r} is not allowed", fix=f"give {wanted}", option=option)
-
-
-def _is_int(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _is_factor(value: object) -> bool:
-    return isinstance(value, (int, float)) and value >= 1 and math.isfinite(value)
-
-
-def _is_flag(value: object) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_exception_class(value: object) -> bool:
-    return isinstance(value, type) and issubclass(value, Exception)
 
 
 def _paths(value: Any) -> tuple[str, ...]:
@@ -216,11 +102,11 @@ class Retry:
         ) -> None: ...
 
     def __post_init__(self) -> None:
-        _check(_is_int(self.max_attempts, 1), "max_attempts", self.max_attempts, "a whole number from 1")
-        _check(_is_factor(self.backoff), "backoff", self.backoff, "a number from 1")
-        _check(_is_flag(self.jitter), "jitter", self.jitter, "True or False")
+        check(is_int(self.max_attempts, 1), "max_attempts", self.max_attempts, "a whole number from 1")
+        check(is_factor(self.backoff), "backoff", self.backoff, "a number from 1")
+        check(is_flag(self.jitter), "jitter", self.jitter, "True or False")
         on = _several(self.on)
-        _check(bool(on) and all(map(_is_exception_class, on)), "on", self.on, "classes derived from Exception")
+        check(bool(on) and all(map(is_exception_class, on)), "on", self.on, "classes derived from Exception")
         object.__setattr__(self, "on", on)
         object.__setattr__(self, "delay", seconds(self.delay, "delay"))
         object.__setattr__(self, "max_delay", seconds(self.max_delay, "max_delay"))
@@ -232,7 +118,7 @@ class Retry:
         """Read the ``retry`` option: ``n`` extra attempts, or a ``Retry``."""
         if isinstance(value, Retry):
             return value
-        _check(_is_int(value, 0), "retry", value, "a whole number of extra attempts, or Retry(...)")
+        check(is_int(value, 0), "retry", value, "a whole number of extra attempts, or Retry(...)")
         assert isinstance(value, int)
         return cls(max_attempts=value + 1)
 
@@ -278,8 +164,8 @@ class CachePolicy:
 
     def __post_init__(self) -> None:
         for name in ("code", "inputs"):
-            _check(isinstance(getattr(self, name), bool), name, getattr(self, name), "True or False")
-        _check(self.key is None or callable(self.key), "key", self.key, "a function of the inputs, dict to str")
+            check(isinstance(getattr(self, name), bool), name, getattr(self, name), "True or False")
+        check(self.key is None or callable(self.key), "key", self.key, "a function of the inputs, dict to str")
         object.__setattr__(self, "ignore", _names(self.ignore, "ignore"))
         object.__setattr__(self, "files", _paths(self.files))
         object.__setattr__(self, "depends_on", _several(self.depends_on))
@@ -295,7 +181,7 @@ class CachePolicy:
             return _CODE_HASH
         if value == "input_hash":
             return _INPUT_HASH
-        _check(
+        check(
             isinstance(value, CachePolicy), "cache", value, "'code_hash', 'input_hash', True, False or CachePolicy(...)"
         )
         assert isinstance(value, CachePolicy)
@@ -326,22 +212,22 @@ class Keep:
     @staticmethod
     def check(value: object) -> None:
         """Refuse what is neither a ``Keep`` nor ``None``."""
-        _check(value is None or isinstance(value, Keep), "keep", value, "Keep(runs_for='30d', bytes='10GB') or None")
+        check(value is None or isinstance(value, Keep), "keep", value, "Keep(runs_for='30d', bytes='10GB') or None")
 
 
 def _names(value: object, option: str) -> tuple[str, ...]:
     """Read one or several names; a lone string counts as one name."""
     given: Any = (value,) if isinstance(value, str) else value
-    _check(isinstance(given, (list, tuple, set, frozenset)), option, value, "a name or a list of names")
+    check(isinstance(given, (list, tuple, set, frozenset)), option, value, "a name or a list of names")
     names: tuple[Any, ...] = tuple(given)
-    _check(all(isinstance(name, str) and name for name in names), option, value, "names that are not empty")
-    _check(len(set(names)) == len(names), option, value, "names that differ")
+    check(all(isinstance(name, str) and name for name in names), option, value, "names that are not empty")
+    check(len(set(names)) == len(names), option, value, "names that differ")
     return names
 
 
 def _ordered(value: object, option: str) -> tuple[str, ...]:
     """Names that belong to positions; a set has another order in every process."""
-    _check(not isinstance(value, (set, frozenset)), option, value, "a list of names: their order counts")
+    check(not isinstance(value, (set, frozenset)), option, value, "a list of names: their order counts")
     return _names(value, option)
 
 
@@ -353,12 +239,12 @@ def _timeout(value: object) -> float | None:
     if value is None:
         return None
     timeout = seconds(value, "timeout")
-    _check(timeout > 0, "timeout", value, "a duration above 0")
+    check(timeout > 0, "timeout", value, "a duration above 0")
     return timeout
 
 
 def _name(value: object) -> Any:
-    _check(value is None or (isinstance(value, str) and bool(value.strip())), "name", value, "a text that is not empty")
+    check(value is None or (isinstance(value, str) and bool(value.strip())), "name", value, "a text that is not empty")
     return value
 
 
@@ -373,29 +259,29 @@ def _limit(option: str) -> Callable[[object], Any]:
 
 def _flag(option: str) -> Callable[[object], bool]:
     def read(value: object) -> bool:
-        _check(isinstance(value, bool), option, value, "True or False")
+        check(isinstance(value, bool), option, value, "True or False")
         return value is True
 
     return read
 
 
 def _runtime(value: object) -> str:
-    _check(isinstance(value, str) and bool(value), "runtime", value, "'inline', 'process' or the name of an executor")
+    check(isinstance(value, str) and bool(value), "runtime", value, "'inline', 'process' or the name of an executor")
     return str(value)
 
 
 def _execution_group(value: object) -> Any:
-    _check(value is None or (isinstance(value, str) and bool(value.strip())), "execution_group", value, "a name")
+    check(value is None or (isinstance(value, str) and bool(value.strip())), "execution_group", value, "a name")
     return value
 
 
 def _version(value: object) -> str | None:
-    _check(value is None or isinstance(value, (str, int)), "version", value, "a text or a number")
+    check(value is None or isinstance(value, (str, int)), "version", value, "a text or a number")
     return None if value is None else str(value)
 
 
 def _metadata(value: object) -> Mapping[str, Any]:
-    _check(isinstance(value, Mapping), "metadata", value, "a dict with text keys")
+    check(isinstance(value, Mapping), "metadata", value, "a dict with text keys")
     copy: dict[str, Any] = _plain(value, "metadata", ())
     return copy
 
@@ -429,23 +315,23 @@ def _plain(value: Any, path: str, inside: tuple[int, ...]) -> Any:
 def _step_name(value: object) -> str | None:
     name: str | None = _name(value)
     wanted = "a text without brackets, which number the calls of a map"
-    _check(name is None or not (set("[]") & set(name)), "name", value, wanted)
+    check(name is None or not (set("[]") & set(name)), "name", value, wanted)
     return name
 
 
 def _failure_mode(value: object) -> Any:
-    _check(value in FAILURE_MODES, "failure_mode", value, "one of 'fail_fast', 'stop', 'continue'")
+    check(value in FAILURE_MODES, "failure_mode", value, "one of 'fail_fast', 'stop', 'continue'")
     return value
 
 
 def _idempotency_key(value: object) -> Any:
-    _check(value is None or (isinstance(value, str) and bool(value)), "idempotency_key", value, "a text")
+    check(value is None or (isinstance(value, str) and bool(value)), "idempotency_key", value, "a text")
     return value
 
 
 def _context(value: Any) -> Mapping[str, Any]:
     names = isinstance(value, Mapping) and all(isinstance(name, str) and name.isidentifier() for name in value)
-    _check(names, "context", value, "context(name=value), or a dict whose keys are names of parameters")
+    check(names, "context", value, "context(name=value), or a dict whose keys are names of parameters")
     return dict(value)
 
 

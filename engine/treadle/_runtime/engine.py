@@ -14,24 +14,10 @@ from treadle._core.admission import Limit
 from treadle._runtime import defaults
 from treadle._runtime.bridge import LivesOnLoop
 from treadle._runtime.context import active_engine, is_importing
+from treadle.checks import Duration, check_flag, check_known, check_place, check_whole, seconds
 from treadle.errors import EngineClosed, EngineForked, StepNotImportable
 from treadle.limits import OVERCOMMITS, Overcommit, Resources
-from treadle.options import (
-    DURABILITIES,
-    UNSET,
-    CachePolicy,
-    Durability,
-    Duration,
-    Keep,
-    PipelineOptions,
-    Retry,
-    StepOptions,
-    check_flag,
-    check_known,
-    check_place,
-    check_whole,
-    seconds,
-)
+from treadle.options import DURABILITIES, UNSET, CachePolicy, Durability, Keep, PipelineOptions, Retry, StepOptions
 
 if TYPE_CHECKING:
     import asyncio

@@ -24,9 +24,10 @@ from treadle._core.binding import Binder
 from treadle._runtime.context import active_run, current_run
 from treadle._runtime.guards.policies import MARKS, NONE, Mark, Policies, lay, without_parentheses
 from treadle._runtime.static.placeholder import Placeholder
+from treadle.checks import nearest
 from treadle.errors import NotInRun, OptionError
 from treadle.limits import Resources
-from treadle.options import UNSET, CachePolicy, Retry, StepOptions, Unset, nearest
+from treadle.options import UNSET, CachePolicy, Retry, StepOptions, Unset
 
 if TYPE_CHECKING:
     from datetime import timedelta

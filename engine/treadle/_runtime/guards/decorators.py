@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 from treadle._runtime.guards.policies import ConditionMark, FallbackMark, Mark, RetryMark, without_parentheses
+from treadle.checks import Duration
 from treadle.errors import OptionError
-from treadle.options import Duration, Retry
+from treadle.options import Retry
 
 
 def retry(

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 from treadle._core.binding import Binder
 from treadle._core.companions import Condition, Fallback
 from treadle._record import record
+from treadle.checks import check_whole, seconds
 from treadle.errors import OptionError
-from treadle.options import UNSET, Retry, StepOptions, check_whole, seconds
+from treadle.options import UNSET, Retry, StepOptions
 
 T = TypeVar("T")
 

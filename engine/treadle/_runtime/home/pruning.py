@@ -23,8 +23,8 @@ import msgspec
 from treadle import events as ev
 from treadle._core.machine import TERMINAL
 from treadle._runtime.views.artifact import ROUTED
+from treadle.checks import Duration, check_whole, seconds
 from treadle.errors import ArtifactDamaged, ArtifactStoreError, OptionError, RouteNotFound
-from treadle.options import Duration, check_whole, seconds
 from treadle.storage.reader import open_reader, unpack_segment
 from treadle.storage.rows import ArtifactRow, Body
 from treadle.storage.writer import Transaction

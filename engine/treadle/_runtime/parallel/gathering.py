@@ -8,8 +8,8 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from treadle._runtime.parallel.crew import name_of, plain
+from treadle.checks import check_whole
 from treadle.errors import OptionError
-from treadle.options import check_whole
 
 if TYPE_CHECKING:
     from treadle._runtime.step import AsyncStep

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from treadle._runtime.context import active_call, active_run
 from treadle._runtime.parallel.crew import POLL_S, Stopped, name_of, note, plain, watch
+from treadle.checks import check_whole
 from treadle.errors import OptionError, RunInsideLoop
-from treadle.options import check_whole
 
 if TYPE_CHECKING:
     from treadle._runtime.step import SyncStep
