@@ -22,7 +22,7 @@ from blake3 import blake3
 
 from treadle import events as ev
 from treadle._core import retry
-from treadle._core.binding import CONTAINERS, PLAIN, find, replace
+from treadle._core.binding import CONTAINERS, PLAIN, find, hidden, replace
 from treadle._core.machine import CallState, Trigger
 from treadle._core.outputs import is_carried
 from treadle._runtime.calls import groups, inline, inputs, recall, validation
@@ -38,7 +38,7 @@ from treadle._runtime.maps.unmapped import Unmapped
 from treadle._runtime.plan import Plan
 from treadle._runtime.resources import routes
 from treadle.contracts import Performed
-from treadle.errors import ForeignFuture, LogUnavailable, RunInterrupted, StepCrashed
+from treadle.errors import ForeignFuture, HiddenFuture, LogUnavailable, RunInterrupted, StepCrashed
 from treadle.options import UNSET
 from treadle.storage import failpoints
 from treadle.storage.log import again
@@ -97,6 +97,9 @@ def references(
 
 
 def _references_in(run: Run, plan: Plan, value: Any) -> list[Reference]:
+    kind = type(value)
+    if kind is StepFuture and value._call.run.id == run.id:
+        return [value]
     if isinstance(value, Unmapped):
         value = value.value
     elif type(value) is CoroutineType and value.cr_code.co_name == SUBMITTED:
@@ -105,6 +108,8 @@ def _references_in(run: Run, plan: Plan, value: Any) -> list[Reference]:
             f" {value.__name__}.submit(...), whose value arrives by itself"
         )
     found = list(find((value,), References))
+    if kind is not MapFuture:
+        _refuse_hidden(plan, value)
     for reference in found:
         if (reference.run if isinstance(reference, MapFuture) else reference._call.run).id != run.id:
             raise ForeignFuture(
@@ -114,6 +119,17 @@ def _references_in(run: Run, plan: Plan, value: Any) -> list[Reference]:
         if isinstance(reference, MapFuture):
             reference.keep_all()
     return found
+
+
+def _refuse_hidden(plan: Plan, value: Any) -> None:
+    for holder, reference in hidden(value, References):
+        kind = type(holder).__qualname__
+        place = "as a key of a dict" if type(holder) is dict else f"inside of a {kind}"
+        raise HiddenFuture(
+            f"an argument of {plan.name} has {reference!r} {place}, where nobody would put its value",
+            fix=f"pass the future by itself, or in a plain list, tuple, dict (as a value) or set, and make the {kind} in"
+            " the step; or await it before",
+        )
 
 
 def kept(args: Args, kwargs: dict[str, Any] | None) -> tuple[Args, Any]:
@@ -266,6 +282,8 @@ def key(call: Call, values: inputs.Values) -> None:
     if plan.policy is not None and not call.run.debug:
         call.key = plan.cache_key(identity, values)
     values.bound = values.digests = _NOTHING  # half a KB that each running call would keep
+    if plan.executor is None:
+        values.inputs = ()
 
 
 _NOTHING: dict[str, Any] = {}
@@ -280,27 +298,16 @@ async def perform(call: Call, values: inputs.Values) -> None:
     if plan.pace is not None:
         await run.engine.scheduler.pace(call)
     call.started_clock = run.ticks()
-    identity, code, given, guard, crashes = call.identity, plan.code, call.inputs, plan.guard, 0
+    crashes, is_first = 0, True
     while True:
-        ticket = 0 if guard is None or run.debug else breakers.admit(call, guard)
-        call.attempt += 1
-        call.budget += 1
-        call.move(Trigger.START)
-        run.performed += 1
-        call.attempt_at = run.now()
-        run.append(
-            ev.CallStarted(
-                at=call.attempt_at, call=call.name, step=plan.name, attempt=call.attempt,
-                identity=identity, code=code, inputs=given, key=call.key,
-            )
-        )  # fmt: skip
-        failpoints.hit("started")
-        identity, code, given = b"", b"", ()
+        ticket = 0 if plan.guard is None or run.debug else breakers.admit(call, plan.guard)
+        begin_attempt(call, is_first=is_first)
+        is_first = False
         try:
             value = await (
                 plan.attempt(call, values)
-                if guard is None or not ticket
-                else handling.guarded(call, guard, ticket, values)
+                if plan.guard is None or not ticket
+                else handling.guarded(call, plan.guard, ticket, values)
             )
             if call.ending is not None:
                 raise asyncio.CancelledError  # the body swallowed it
@@ -317,20 +324,50 @@ async def perform(call: Call, values: inputs.Values) -> None:
         finally:
             if run.engine.capture.streams:
                 run.engine.capture.attempt_ended(call)
-        part = run.append(
-            ev.CallRetrying(
-                at=run.now(), call=call.name, step=plan.name, attempt=call.attempt, failure=failure, delay_s=delay
-            )
+        await wait_to_retry(call, failure, delay)
+
+
+def begin_attempt(call: Call, *, is_first: bool) -> None:
+    """Say that a body is about to be called; the first time, also which call this is and what it takes."""
+    run, plan = call.run, call.plan
+    call.attempt += 1
+    call.budget += 1
+    call.move(Trigger.START)
+    run.performed += 1
+    call.attempt_at = run.now()
+    run.append(
+        ev.CallStarted(
+            at=call.attempt_at, call=call.name, step=plan.name, attempt=call.attempt,
+            identity=call.identity, code=plan.code, inputs=call.inputs, key=call.key,
         )
-        committed = run.committed(part) if run.engine.is_strict else None
-        failpoints.hit("retrying")
-        call.move(Trigger.RETRY)
-        run.engine.scheduler.release(call)
-        await run.engine.clock.sleep(delay)
-        if committed is not None:
-            await committed  # so that a crash repeats this attempt at the most, and not those before
-        await run.engine.scheduler.admit_attempt(call)
-        call.move(Trigger.ADMITTED)
+        if is_first
+        else ev.CallStarted(
+            at=call.attempt_at, call=call.name, step=plan.name, attempt=call.attempt, identity=b"", code=b"",
+            key=call.key,
+        )
+    )  # fmt: skip
+    if plan.fallback is None:
+        call.inputs = ()  # said; a running call need not keep them
+    failpoints.hit("started")
+
+
+async def wait_to_retry(call: Call, failure: ev.Failure, delay: float) -> None:
+    """Let go of the slot, and stand in line again when the delay is over."""
+    run = call.run
+    part = run.append(
+        ev.CallRetrying(
+            at=run.now(), call=call.name, step=call.plan.name, attempt=call.attempt, failure=failure, delay_s=delay
+        )
+    )
+    committed = run.committed(part) if run.engine.is_strict else None
+    failpoints.hit("retrying")
+    call.move(Trigger.RETRY)
+    run.engine.scheduler.release(call)
+    await run.engine.clock.sleep(delay)
+    if committed is not None:
+        await committed  # so that a crash repeats this attempt at the most, and not those before
+    await run.engine.scheduler.admit_attempt(call)
+    call.move(Trigger.ADMITTED)
 
 
 def _delay(call: Call, error: BaseException) -> float | None:
@@ -476,6 +513,7 @@ def fill(call: Call, future: StepFuture[Any]) -> None:
                 f"call {call.name} was cut off when its run was interrupted", fix="resume the run", run_id=call.run.id
             )
             asyncio.Future.set_exception(future, error)
+            future._log_traceback = False  # the run says so once; 10,000 calls of a map need not
         case _:
             assert call.error is not None
             asyncio.Future.set_exception(future, call.error)

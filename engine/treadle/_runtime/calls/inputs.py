@@ -87,7 +87,7 @@ def _single(call: Call, name: str, value: Any) -> Values | None:
         validation.check_input(call.plan, name, value, is_linked=False)
     digest = codecs.plain_digest(value)
     bound = {name: value} if call.plan.has_own_key else _NO_NAMES
-    return Values((value,), _NO_NAMES, bound, {name: digest}, (Input(name, digest),))
+    return Values(call.args, _NO_NAMES, bound, {name: digest}, (Input(name, digest),))
 
 
 async def load(call: Call) -> Values:
