@@ -20,6 +20,7 @@ from benchmarks.s09_isolated import isolated_steps
 from benchmarks.s10_arrays import arrays
 from benchmarks.s11_start import start
 from benchmarks.s14_static import static_pipelines
+from benchmarks.s15_containers import containers
 
 BENCHES: dict[str, Bench] = {
     "S1": fan_out,
@@ -34,6 +35,7 @@ BENCHES: dict[str, Bench] = {
     "S10": arrays,
     "S11": start,
     "S14": static_pipelines,
+    "S15": containers,
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -49,6 +50,12 @@ def threaded(number: int) -> int:
 @step(runtime="process")
 def isolated(number: int) -> int:
     return number
+
+
+@step(runtime="container", cache=False)
+def slept(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
 
 
 @step(runtime="process", cache=False)

@@ -26,7 +26,10 @@ import struct
 import sys
 import time
 from collections.abc import Callable
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from treadle_adapters._groups import Group, Tree
 
 RECORD = struct.Struct("<B3xIqq")
 """What is said over the socket: what, which worker, and two numbers."""
@@ -35,13 +38,16 @@ FORK, SIGNAL = 1, 2
 STARTED, ENDED, READY = 1, 2, 3
 _PDEATHSIG, _SUBREAPER = 1, 36
 _LAST_S = 3.0
+_REMOVING_MS = 20
+"""A group can be removed when the last of its processes is gone for good, of which nobody tells."""
 
 
 class Nursery:
     """Starts and ends workers for one engine."""
 
-    def __init__(self, control: socket.socket, engine: int) -> None:
-        self._control, self._engine = control, engine
+    def __init__(self, control: socket.socket, engine: int, tree: Tree | None) -> None:
+        self._control, self._engine, self._tree = control, engine, tree
+        self._leaving: list[Group] = []
         self._workers: dict[int, int] = {}  # process id to number
         self._woken, self._wakes = os.pipe()
         self._engine_fd = -1
@@ -62,7 +68,8 @@ class Nursery:
         if engine >= 0:
             poll.register(engine, select.POLLIN)
         while os.getppid() == self._engine:
-            ready = {fd for fd, _ in poll.poll()}
+            ready = {fd for fd, _ in poll.poll(_REMOVING_MS if self._leaving else None)}
+            self._leaving = [group for group in self._leaving if not group.is_removed()]
             if engine in ready:
                 break
             if self._woken in ready:
@@ -101,7 +108,7 @@ class Nursery:
             self._tell(ENDED, number, -1, error.errno or 0)
         else:
             if pid == 0:
-                self._become_worker(*fds)
+                self._become_worker(number, *fds)
             self._workers[pid] = number
             self._tell(STARTED, number, pid)
         for fd in fds:
@@ -132,11 +139,21 @@ class Nursery:
             pid = ended.si_pid
             if pid in self._workers:
                 _kill_group(pid, signal.SIGKILL)
-            _, status, used = os.wait4(pid, 0)
+            _, status = os.waitpid(pid, 0)
             number = self._workers.pop(pid, None)
             self._kill_adopted()
             if number is not None:
-                self._tell(ENDED, number, os.waitstatus_to_exitcode(status), used.ru_maxrss)
+                self._tell(ENDED, number, os.waitstatus_to_exitcode(status), self._end_group(number))
+
+    def _end_group(self, number: int) -> int:
+        """How many processes of a worker the kernel has killed because they were more than its memory allowed."""
+        if self._tree is None:
+            return 0
+        group = self._tree.group(number)
+        kills = group.ended()
+        if not group.is_removed():
+            self._leaving.append(group)
+        return kills
 
     def _kill_adopted(self) -> None:
         """Kill what workers have left behind: it is our child now."""
@@ -154,16 +171,18 @@ class Nursery:
             try:
                 pid, _ = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return
+                break
             if pid:
                 self._workers.pop(pid, None)
                 self._kill_adopted()
             else:
                 time.sleep(0.002)
+        if self._tree is not None:
+            self._tree.uproot(_LAST_S)
 
     # -- in the worker --------------------------------------------------------------------
 
-    def _become_worker(self, connection: int, out: int, err: int) -> NoReturn:
+    def _become_worker(self, number: int, connection: int, out: int, err: int) -> NoReturn:
         code = 70
         try:
             nursery = os.getppid()
@@ -183,7 +202,7 @@ class Nursery:
             from treadle_adapters import _worker
 
             with socket.socket(fileno=connection) as line:
-                _worker.serve(line)
+                _worker.serve(line, None if self._tree is None else self._tree.group(number))
             code = 0
         except SystemExit:
             code = 128 + signal.SIGTERM
@@ -287,13 +306,15 @@ def main() -> None:
     import gc
 
     from treadle import worker
-    from treadle_adapters import _worker
+    from treadle_adapters import _groups, _worker
 
+    _groups.is_swept()  # what has to be waited for is left to the next one
+    tree = _groups.Tree.planted()
     worker.preload()
     gc.collect()
     gc.freeze()
     del _worker
-    Nursery(control, engine).run()
+    Nursery(control, engine, tree).run()
 
 
 def _exactly(control: socket.socket, count: int) -> bytes:

@@ -20,6 +20,8 @@ from treadle_adapters import _wire as wire
 from treadle_adapters._streams import Printed
 
 READ_BYTES: Final = 64 * 1024
+Surroundings = tuple[list[str], str, str, int]
+"""Where a step finds itself: import path, folder, program, and the least level of logging."""
 LAST_S: Final = 1.0
 """How long a process may take to be gone after it was killed."""
 
@@ -42,7 +44,7 @@ class Worker:
         self._frames = wire.Frames()
         self._printed = (Printed(out, "stdout", "info"), Printed(err, "stderr", "error"))
         self._unsent = bytearray()
-        self._surroundings: tuple[list[str], str, str, int] | None = None
+        self._surroundings: Surroundings | None = None
         self._answer: asyncio.Future[Performed | Raised] | None = None
         self._sink: Sink | None = None
         self.fault: WorkerProtocolError | None = None
@@ -57,8 +59,8 @@ class Worker:
         """Whether it can be given attempts."""
         return not self.ended.done() and not self.is_retired and self.fault is None
 
-    def begin(self, attempt: Attempt, sink: Sink) -> asyncio.Future[Performed | Raised]:
-        """Send an attempt; gives the future of its outcome."""
+    def begin(self, attempt: Attempt, sink: Sink, around: Surroundings) -> asyncio.Future[Performed | Raised]:
+        """Send an attempt and where it is to find itself; gives the future of its outcome."""
         self.calls += 1
         self.group = attempt.group
         self.known[attempt.module, attempt.qualname] = attempt.code
@@ -67,15 +69,14 @@ class Worker:
         for printed in self._printed:
             printed.begin(sink)
         data = wire.frame(wire.Perform(self.calls, attempt))
-        surroundings = (sys.path.copy(), _folder(), attempt.main, logging.getLogger().level)
-        if surroundings != self._surroundings:
-            self._surroundings = surroundings
-            data = wire.frame(_prepare(attempt.main)) + data
+        if around != self._surroundings:
+            self._surroundings = around
+            data = wire.frame(_prepare(around)) + data
         self._send(data)
         return self._answer
 
-    def has_ended(self, code: int) -> None:
-        """The nursery says that the process is gone."""
+    def has_ended(self, code: int, *, oom: bool = False) -> None:
+        """The nursery says that the process is gone, and whether it was killed for want of memory."""
         if self.ended.done():
             return
         self._finish_printing()
@@ -83,7 +84,7 @@ class Worker:
         self.ended.set_result(code)
         answer, self._answer = self._answer, None
         if answer is not None and not answer.done():
-            answer.set_exception(self.fault or _crashed(code, self._printed[1].tail))
+            answer.set_exception(self.fault or _crashed(code, self._printed[1].tail, oom))
 
     def leave(self) -> None:
         """Ask it to end, which it does if it is idle."""
@@ -193,8 +194,14 @@ class Worker:
 # -- what workers get -------------------------------------------------------------------------
 
 
-def _prepare(main: str) -> wire.Prepare:
-    return wire.Prepare(wire.VERSION, tuple(import_path()), _folder(), main, logging.getLogger().level)
+def surroundings(main: str) -> Surroundings:
+    """Those of this process."""
+    return sys.path.copy(), _folder(), main, logging.getLogger().level
+
+
+def _prepare(around: Surroundings) -> wire.Prepare:
+    path, folder, program, level = around
+    return wire.Prepare(wire.VERSION, tuple([os.path.abspath(entry) for entry in path]), folder, program, level)
 
 
 def import_path() -> list[str]:
@@ -209,7 +216,7 @@ def _folder() -> str:
         return "/"  # the folder was removed
 
 
-def _crashed(code: int, said: str) -> StepCrashed:
+def _crashed(code: int, said: str, oom: bool) -> StepCrashed:
     number = -code if code < 0 else None
     if number is None:
         how = f"with exit code {code}"
@@ -218,11 +225,13 @@ def _crashed(code: int, said: str) -> StepCrashed:
             how = f"by {signal.Signals(number).name}"
         except ValueError:
             how = f"by signal {number}"
+    why = "it used more memory than it may" if oom else "it said nothing"
     return StepCrashed(
         f"the process of the step ended {how} and without an answer",
-        why=f"its last words were: {said}" if said else "it said nothing",
-        fix="see what ended it: memory, a signal, os._exit, or a library that crashed",
+        why=f"{why}; its last words were: {said}" if said and oom else f"its last words were: {said}" if said else why,
+        fix="give it more with resources={'memory': ...}, or use less" if oom else
+        "see what ended it: memory, a signal, os._exit, or a library that crashed",
         exit_code=code if number is None else None,
         signal=number,
-        oom=False,
-    )
+        oom=oom,
+    )  # fmt: skip

@@ -159,7 +159,7 @@ def to_worker(body: bytes) -> ToWorker:
     return _to_worker.decode(body)
 
 
-def length_of(head: bytes) -> int:
+def length_of(head: bytes | bytearray) -> int:
     """What a frame's first four bytes announce."""
     length: int = _LENGTH.unpack(head)[0]
     return length

@@ -9,16 +9,27 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import socket
 import sys
 import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
+from treadle.contracts import Needs
 from treadle.worker import Worker
 from treadle_adapters import _wire as wire
 
+if TYPE_CHECKING:
+    from treadle_adapters._groups import Group
+
 MESSAGE_CHARS = 64 * 1024
+READ_BYTES = 64 * 1024
+KEEP_S = 10.0
+"""So long values of an execution group stay in memory, waiting for its next step."""
 
 
 class Line:
@@ -26,6 +37,7 @@ class Line:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection, self._lock = connection, threading.Lock()
+        self._begun = bytearray()
 
     def send(self, message: wire.FromWorker) -> None:
         """Send a message."""
@@ -35,21 +47,19 @@ class Line:
 
     def receive(self) -> wire.ToWorker | None:
         """The next message; ``None`` when the engine is gone."""
-        head = self._exactly(4)
-        body = self._exactly(wire.length_of(head)) if head else b""
-        return wire.to_worker(body) if body else None
-
-    def _exactly(self, count: int) -> bytes:
-        data = self._connection.recv(count)
-        if len(data) == count or not data:
-            return data
-        parts = bytearray(data)
-        while len(parts) < count:
-            data = self._connection.recv(count - len(parts))
+        begun, end = self._begun, 4
+        while len(begun) < 4 or len(begun) < (end := 4 + wire.length_of(begun[:4])):
+            data = self._connection.recv(READ_BYTES)
             if not data:
-                return b""
-            parts += data
-        return bytes(parts)
+                return None
+            begun += data
+        body = bytes(begun[4:end])
+        del begun[:end]
+        return wire.to_worker(body)
+
+    def is_quiet(self, seconds: float) -> bool:
+        """Wait for the next message; whether none came."""
+        return not self._begun and not select.select([self._connection], [], [], seconds)[0]
 
 
 class LineSink:
@@ -95,8 +105,8 @@ class Stopped(SystemExit):
     """The engine asks the attempt to end: raised in the step's code, so that its ``finally`` blocks run."""
 
 
-def serve(connection: socket.socket) -> None:
-    """Perform what comes until the engine is gone."""
+def serve(connection: socket.socket, group: Group | None = None) -> None:
+    """Perform what comes until the engine is gone; within the bounds of a control group, if there can be one."""
     line = Line(connection)
     sink = LineSink(line)
     handler = Handler(sink)
@@ -107,12 +117,30 @@ def serve(connection: socket.socket) -> None:
         if isinstance(message, wire.Prepare):
             _prepare(message, handler)
             continue
-        outcome = worker.perform(message.attempt, sink)
+        with _bounded(group, message.attempt.needs):
+            outcome = worker.perform(message.attempt, sink)
         _flush()
         if _is_stopped:
             return
         line.send(wire.Answered(message.number, outcome))
-        del message, outcome  # a worker that waits keeps no values
+        del message, outcome  # a worker that waits keeps no values, but for a group, and for a while
+        if worker.keeps_any and line.is_quiet(KEEP_S):
+            worker.forget()
+
+
+@contextmanager
+def _bounded(group: Group | None, needs: Needs) -> Generator[None, None, None]:
+    if group is None or not (needs.memory or needs.cpu):
+        yield
+        return
+    try:
+        group.bound(needs.memory, needs.cpu)
+    except OSError:
+        pass  # it was not possible, which is no reason to perform nothing
+    try:
+        yield
+    finally:
+        group.release()
 
 
 def _prepare(message: wire.Prepare, handler: Handler) -> None:

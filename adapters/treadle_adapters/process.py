@@ -25,8 +25,9 @@ from typing import Any, Final
 
 from treadle.contracts import Attempt, Performed, Raised, Sink
 from treadle.errors import ExecutorUnavailable, OptionError
+from treadle_adapters import _groups
 from treadle_adapters._nursery import ENDED, FORK, READY, RECORD, SIGNAL, STARTED
-from treadle_adapters._peer import LAST_S, READ_BYTES, Worker, import_path
+from treadle_adapters._peer import LAST_S, READ_BYTES, Surroundings, Worker, import_path, surroundings
 
 ALWAYS_PASSED: Final = ("PATH", "LANG", "TZ", "HOME", "TMPDIR")
 
@@ -113,9 +114,13 @@ class ProcessExecutor:
 
     async def perform(self, attempt: Attempt, sink: Sink) -> Performed | Raised:
         """See ``treadle.contracts.Executor``."""
+        return await self.perform_in(surroundings(attempt.main), attempt, sink)
+
+    async def perform_in(self, around: Surroundings, attempt: Attempt, sink: Sink) -> Performed | Raised:
+        """As ``perform``, with the import path, folder, program and level of logging of another process."""
         worker = self._take(attempt)
         try:
-            return await worker.begin(attempt, sink)
+            return await worker.begin(attempt, sink, around)
         except BaseException:
             if not worker.ended.done():
                 await self._end(worker)
@@ -137,6 +142,8 @@ class ProcessExecutor:
         if ends:
             await asyncio.wait(ends, timeout=self._grace_s)
         await self._close_nursery()
+        if self._endings:
+            await asyncio.wait(self._endings, timeout=LAST_S)
         for worker in list(self._workers.values()):
             worker.has_ended(-signal.SIGKILL)
         self._workers.clear()
@@ -293,7 +300,7 @@ class ProcessExecutor:
             return
         self._heard += data
         while len(self._heard) >= RECORD.size:
-            what, number, first, _ = RECORD.unpack_from(self._heard)
+            what, number, first, second = RECORD.unpack_from(self._heard)
             del self._heard[: RECORD.size]
             if what == READY and not self._is_ready.done():
                 self._is_ready.set_result(True)
@@ -305,7 +312,7 @@ class ProcessExecutor:
             elif what == ENDED:
                 self._workers.pop(number, None)
                 self._idle.pop(worker, None)
-                worker.has_ended(first)
+                worker.has_ended(first, oom=second > 0)
 
     def _nursery_died(self) -> None:
         """Somebody has killed it, and the kernel its workers; what those have left behind is killed here."""
@@ -325,6 +332,7 @@ class ProcessExecutor:
         if nursery is not None:
             nursery.kill()
             nursery.wait()
+            self._ending(_swept())
 
     def _drop_control(self) -> None:
         if self._control is not None:
@@ -344,6 +352,14 @@ class ProcessExecutor:
             await asyncio.sleep(0.01)
         nursery.kill()
         nursery.wait()
+
+
+async def _swept() -> None:
+    """Remove the control groups of a nursery that was killed, and end what is in them."""
+    for _ in range(100):
+        if _groups.is_swept():
+            return
+        await asyncio.sleep(0.01)
 
 
 def _cores() -> int:

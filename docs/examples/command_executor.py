@@ -1,6 +1,6 @@
 """An executor of your own: one command per attempt. With another command it is `ssh host python`, `srun python`, ...
 
-It passes the conformance suite (tests/executors/test_conformance.py). What makes it an executor are the two properties
+It passes the conformance suite (tests/executors/test_conformance.py). What makes it an executor are the two attributes
 and the three coroutines of the class; what a worker does is in ``treadle.worker``.
 """
 
@@ -40,10 +40,12 @@ sink.send("end", Worker().perform(msgspec.msgpack.decode(sys.stdin.buffer.read()
 
 
 class CommandExecutor:
-    """Performs each attempt in a process that a command starts."""
+    """Performs each attempt in a process that a command starts; on another machine, it may not be ``trusted``."""
 
-    trusted = True
     slots = 4
+
+    def __init__(self, *, trusted: bool = True) -> None:
+        self.trusted = trusted
 
     async def open(self) -> None:
         """Nothing has to be there before."""
@@ -74,7 +76,7 @@ class CommandExecutor:
                 os.killpg(child.pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-            await asyncio.shield(child.wait())
+            await asyncio.wait([asyncio.ensure_future(child.communicate())], timeout=2)  # gone, and its pipes closed
 
     async def close(self) -> None:
         """Nothing is kept between attempts."""

@@ -3,6 +3,8 @@
     python docs/examples/digits.py           trains, then asks again
     python docs/examples/digits.py --kill    trains, is killed in the middle, and goes on where it was
     python docs/examples/digits.py --runtime process      trains in other processes; models and cache are the same
+    python docs/examples/digits.py --runtime dask         the same on a dask cluster, which it starts for that
+    TREADLE_CONTAINER_IMAGE=python:3.13-slim python docs/examples/digits.py --runtime container
 
 The data are the 1,797 images that come with scikit-learn.
 """
@@ -15,7 +17,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,9 +85,30 @@ async def digits(kinds: list[str], runtime: str = "inline") -> dict[str, float]:
 # -- twice --------------------------------------------------------------------------------
 
 
-async def twice(home: Path, runtime: str) -> None:
+@contextmanager
+def options_for(runtime: str) -> Iterator[dict[str, Any]]:
+    """What an engine has to be told for steps to run there."""
+    if runtime == "container":
+        from treadle_adapters.container import ContainerExecutor
+
+        # What is installed here is shown to the containers. Their models are pickles, which only trust lets in.
+        yield {"executors": {"container": ContainerExecutor(site=True)}, "trust_workers": True}
+        return
+    if runtime != "dask":
+        yield {}
+        return
+    from distributed import LocalCluster
+
+    from treadle_adapters.dask import DaskExecutor
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster:
+        # Models of scikit-learn are stored as pickles, and those of a cluster are loaded only if it is trusted.
+        yield {"executors": {"dask": DaskExecutor(cluster)}, "trust_workers": True}
+
+
+async def twice(home: Path, runtime: str, options: dict[str, Any]) -> None:
     """Run the pipeline two times and compare."""
-    async with Engine(home) as engine:
+    async with Engine(home, **options) as engine:
         print("The first time, everything is computed:\n")
         first = await engine.run(digits, list(MODELS), runtime)
         print(first, end="\n\n")
@@ -159,7 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, default=Path(__file__).parents[2] / ".treadle" / "demo")
     parser.add_argument("--kill", action="store_true", help="kill it in the middle and resume it")
-    parser.add_argument("--runtime", default="inline", help="where steps run: inline, process, ...")
+    parser.add_argument("--runtime", default="inline", help="where steps run: inline, process, dask, ...")
     parser.add_argument("--keep", action="store_true", help="do not empty the home first")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -171,7 +195,8 @@ def main() -> None:
     if asked.kill:
         killed(asked.home)
     else:
-        asyncio.run(twice(asked.home, asked.runtime))
+        with options_for(asked.runtime) as options:
+            asyncio.run(twice(asked.home, asked.runtime, options))
 
 
 if __name__ == "__main__":

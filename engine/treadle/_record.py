@@ -45,35 +45,44 @@ def record(cls: type[T] | None = None, /, *, kw_only: bool = False) -> Any:
             if name not in vars(cls):
                 setattr(made, name, method)
         made.__dataclass_params__.frozen = True  # codecs ask for it
+        made.__record_fields__ = {each.name: each for each in fields(made)}  # asked for at every birth
         return cls
 
     return make if cls is None else make(cls)
 
 
 def _fields(self: Any) -> dict[str, Field[Any]]:
-    return {each.name: each for each in fields(self)}
+    known: dict[str, Field[Any]] = self.__record_fields__
+    return known
 
 
 def _init(self: Any, /, *args: Any, **given: Any) -> None:
-    what, known = f"{type(self).__name__}.__init__()", _fields(self)
-    by_position = [name for name, each in known.items() if not each.kw_only]
+    known = _fields(self)
+    if args:
+        _place(self, args, given)
+    if not given.keys() <= known.keys():
+        name = next(name for name in given if name not in known)
+        raise TypeError(f"{type(self).__name__}.__init__() got an unexpected keyword argument {name!r}")
+    for name, each in known.items():
+        value = given.get(name, each.default)
+        if value is MISSING:
+            raise TypeError(f"{type(self).__name__}.__init__() missing a required argument: {name!r}")
+        object.__setattr__(self, name, value)
+    check = getattr(self, "__post_init__", None)
+    if check is not None:
+        check()
+
+
+def _place(self: Any, args: tuple[Any, ...], given: dict[str, Any]) -> None:
+    """Arguments by position become ones by name."""
+    what = f"{type(self).__name__}.__init__()"
+    by_position = [name for name, each in _fields(self).items() if not each.kw_only]
     if len(args) > len(by_position):
         raise TypeError(f"{what} takes {len(by_position)} positional arguments but {len(args)} were given")
     for name, value in zip(by_position, args, strict=False):
         if name in given:
             raise TypeError(f"{what} got multiple values for argument {name!r}")
         given[name] = value
-    for name in given:
-        if name not in known:
-            raise TypeError(f"{what} got an unexpected keyword argument {name!r}")
-    for name, each in known.items():
-        value = given.get(name, each.default)
-        if value is MISSING:
-            raise TypeError(f"{what} missing a required argument: {name!r}")
-        object.__setattr__(self, name, value)
-    check = getattr(self, "__post_init__", None)
-    if check is not None:
-        check()
 
 
 def _repr(self: Any) -> str:

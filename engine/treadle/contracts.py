@@ -148,7 +148,8 @@ class Payload(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One value as bytes, as the engine stores it.
 
     ``data`` holds a small one; ``location`` names a large one in the store of the attempt. ``digest`` is of the
-    content, ``checksum`` the BLAKE3 of the ``size`` stored bytes.
+    content, ``checksum`` the BLAKE3 of the ``size`` stored bytes. A container of large values has those as ``parts``,
+    and a ``Part`` in the place of each; its ``digest`` is that of the whole.
     """
 
     codec: str
@@ -157,6 +158,13 @@ class Payload(msgspec.Struct, frozen=True, array_like=True, gc=False):
     size: int
     data: bytes | None = None
     location: str = ""
+    parts: tuple[Payload, ...] = ()
+
+
+class Part(msgspec.Struct, frozen=True):
+    """Stands in a payload for the part of that number."""
+
+    number: int
 
 
 class Needs(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -185,6 +193,9 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True):
         needs: its resources.
         group: the execution group, with the run's id before it; ``""`` for none.
         allow_pickle: whether values may be pickled.
+        inbox: the folder where large inputs lie, if it is not ``store``; an executor sets it for its own workers.
+        source, loaded_at: the fingerprint of the step's own code, and since when (seconds since 1970) an edited file may
+            be another one than the engine has imported; a worker that imports such a file compares.
     """
 
     run_id: str
@@ -208,6 +219,15 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True):
     needs: Needs = Needs()
     group: str = ""
     allow_pickle: bool = True
+    inbox: str = ""
+    source: bytes = b""
+    loaded_at: float = 0.0
+
+    def payloads(self) -> Iterator[Payload]:
+        """All inputs, and the parts of those that have some: whatever a worker may have to read from the store."""
+        for payload in (*self.args, *self.kwargs.values()):
+            yield payload
+            yield from payload.parts
 
 
 class Output(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -275,6 +295,13 @@ class Executor(Protocol):
     * ``close`` leaves nothing behind. If the engine's process dies, nothing is left 2 seconds later.
 
     ``trusted`` says whether outputs come from this machine's own processes of this user: only such pickles are decoded.
+
+    Two more attributes are looked up and may be left out:
+
+    * ``queues = True``: attempts may wait in the executor, which counts resources itself, elsewhere. It calls
+      ``sink.begun()`` when one begins; a timeout counts from then.
+    * ``opens_urls = True``: its workers open an artifact store by its URL (``Attempt.store``), so that large values do not
+      come through the engine's machine.
     """
 
     @property

@@ -72,6 +72,10 @@ class ValidationError(TreadleError):
     problems: tuple[str, ...]
 
 
+class EndlessPipeline(ValidationError, RecursionError):
+    """Static pipelines call each other without end, so that compiling them would not end either."""
+
+
 class PlaceholderUsed(ValidationError, TypeError):
     """The function of a static pipeline needs a value that is known only when the pipeline runs."""
 
@@ -82,6 +86,10 @@ class NotInRun(TreadleError, RuntimeError):
 
 class ForeignFuture(TreadleError, ValueError):
     """A future of one run was passed to a call of another."""
+
+
+class HiddenFuture(TreadleError, TypeError):
+    """A future is inside of an argument where nobody looks for it: in an object's field, or the key of a dict."""
 
 
 class AwaitCycle(TreadleError, RuntimeError):
@@ -260,8 +268,23 @@ class StepNotImportable(TreadleError):
     """An isolated step cannot be found by import path in another process."""
 
 
+class StepEdited(StepNotImportable):
+    """A worker has imported other code than the engine's process, since a file was edited in between; it did not run it.
+
+    ``files`` names those that are newer than the engine's process.
+    """
+
+    files: tuple[str, ...] = ()
+
+
 class ExecutorUnavailable(TreadleError, RuntimeError):
     """An executor cannot work here: its workers cannot be started, or speak another version of the protocol."""
+
+
+class ImageNotFound(ExecutorUnavailable):
+    """The container engine does not have the image that steps are to run in; ``image`` is its name."""
+
+    image: str
 
 
 class ExecutorNotFound(TreadleError, LookupError):

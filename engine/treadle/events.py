@@ -62,7 +62,7 @@ class Event(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_only=True
 
 
 class RunAccepted(Event, frozen=True, array_like=True, gc=False, tag=1, kw_only=True):
-    """A run and its arguments are in the log."""
+    """A run and its arguments are in the log; ``given`` are the artifacts among them, which arrive as values."""
 
     pipeline: str
     parent: str = ""
@@ -72,6 +72,7 @@ class RunAccepted(Event, frozen=True, array_like=True, gc=False, tag=1, kw_only=
     recoverable: bool = True
     options: bytes = b""
     wired: bool = False
+    given: tuple[int, ...] = ()
 
 
 class RunResumed(Event, frozen=True, array_like=True, gc=False, tag=2, kw_only=True):

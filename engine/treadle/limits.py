@@ -170,7 +170,7 @@ def _refuse(name: str, value: object, wanted: str) -> NoReturn:
 def _refuse_name(name: object) -> NoReturn:
     import difflib  # only a mistake pays for it
 
-    near = difflib.get_close_matches(str(name), RESOURCES, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name).lower(), RESOURCES, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"the resources are: {', '.join(RESOURCES)}"
     raise OptionError(f"resources has no {name!r}", fix=hint, option="resources", part=name)
 

@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,17 +20,20 @@ import msgspec
 
 from treadle._runtime.context import active_call, is_importing
 from treadle._runtime.current import Current
-from treadle.contracts import INLINE_BYTES, Attempt, Output, Payload, Performed, Raised
+from treadle.contracts import INLINE_BYTES, Attempt, Output, Part, Payload, Performed, Raised
 from treadle.errors import StepNotImportable, TreadleError
 
 if TYPE_CHECKING:
     from treadle._core.expected import Expected, Wanted
     from treadle._runtime.calls.call import Call
+    from treadle._runtime.code.identity import Identities
+    from treadle._runtime.isolation.kept import Kept
     from treadle._runtime.plan import Plan
-    from treadle.contracts import Sink
-    from treadle.storage.local_blobs import LocalBlobs
+    from treadle.contracts import ArtifactStore, Sink
+    from treadle.storage.codecs import Encoded
 
 """Up to this size a value travels in a message; above it, it is a file in the store."""
+MOST_STORES = 16
 TEXT_CHARS = 64 * 1024
 ARGUMENT_BYTES = 64 * 1024
 
@@ -46,11 +49,54 @@ def preload() -> None:
     from treadle import storage
     from treadle._core import expected, outputs
     from treadle._runtime.calls import facts, validation
+    from treadle._runtime.code import agreement
     from treadle._runtime.resources import usage
     from treadle.storage import codecs, local_blobs, views
 
     del asyncio, contextvars, inspect, logging, runpy, storage
     del expected, outputs, facts, usage, validation, codecs, local_blobs, views
+    agreement.begin()
+
+
+def store_of(attempt: Attempt) -> ArtifactStore:
+    """The store that an attempt names, for a worker, or for an executor that has to carry bytes between machines.
+
+    Raises:
+        OptionError: the library for a store of that kind is missing.
+        ArtifactStoreError: a folder cannot be made.
+    """
+    if "://" in attempt.store:
+        from treadle.storage.fsspec_blobs import FsspecBlobs
+
+        return FsspecBlobs(attempt.store)
+    from treadle.storage.local_blobs import LocalBlobs
+
+    return LocalBlobs(Path(attempt.store), Path(attempt.store_tmp) if attempt.store_tmp else None)
+
+
+def adopt(attempt: Attempt, payload: Payload, outbox: Path) -> bool:
+    """Copy a file that a worker has written elsewhere into the store of its attempt, for executors that need to.
+
+    Args:
+        attempt: as the engine gave it; its store is a folder.
+        payload: what the worker says of the file.
+        outbox: the folder that the payload's location is in; who writes there need not be trusted, and may still write.
+
+    Returns:
+        Whether it is a file there with the size and checksum that the payload names; nothing is stored otherwise.
+
+    Raises:
+        ArtifactStoreError: the store cannot be written.
+    """
+    from treadle.errors import ArtifactDamaged
+    from treadle.storage.local_blobs import LocalBlobs
+
+    store = store_of(attempt)
+    assert isinstance(store, LocalBlobs)
+    try:
+        return store.take(outbox, payload.location, payload.size, payload.checksum) == payload.location
+    except ArtifactDamaged:
+        return False
 
 
 class Target:
@@ -75,8 +121,19 @@ class Worker:
 
     def __init__(self) -> None:
         self._targets: dict[tuple[str, str, str, tuple[str, ...]], Target] = {}
-        self._stores: dict[str, LocalBlobs] = {}
+        self._stores: dict[str, ArtifactStore] = {}
         self._main = ""
+        self._kept: Kept | None = None
+
+    @property
+    def keeps_any(self) -> bool:
+        """Whether it has values in memory for the next step of an execution group."""
+        return self._kept is not None and not self._kept.is_empty
+
+    def forget(self) -> None:
+        """Keep none of them: nobody has come."""
+        if self._kept is not None:
+            self._kept.forget()
 
     def perform(self, attempt: Attempt, sink: Sink) -> Performed | Raised:
         """Perform one attempt; never raises, but for a ``BaseException`` that is meant for this process.
@@ -100,6 +157,8 @@ class Worker:
         from treadle._core.outputs import split
 
         target = self._target(attempt)
+        if attempt.group or self._kept is not None:
+            self._begin_group(attempt.group)
         args = [self._decoded(attempt, payload) for payload in attempt.args]
         kwargs = {name: self._decoded(attempt, payload) for name, payload in attempt.kwargs.items()}
         _check_inputs(target, attempt, [*args, *kwargs.values()])
@@ -107,8 +166,16 @@ class Worker:
         del args, kwargs
         values, shape = split(target.name, target.outputs, value)
         _check_outputs(target, values)
-        named = zip(target.output_names, values, strict=True)
-        return tuple([self._encoded(attempt, name, item) for name, item in named]), shape
+        del value
+        values.reverse()  # each is taken out, so that who looks sees whether the body has kept it
+        return tuple([self._encoded(attempt, name, values.pop()) for name in target.output_names]), shape
+
+    def _begin_group(self, group: str) -> None:
+        if self._kept is None:
+            from treadle._runtime.isolation.kept import Kept
+
+            self._kept = Kept()
+        self._kept.begin(group)
 
     # -- the step -------------------------------------------------------------------------
 
@@ -116,7 +183,11 @@ class Worker:
         key = (attempt.module, attempt.qualname, attempt.step, attempt.outputs)
         found = self._targets.get(key)
         if found is None:
-            found = self._targets[key] = Target(attempt.step, self._function(attempt), attempt.outputs)
+            from treadle._runtime.code import agreement
+
+            found = Target(attempt.step, self._function(attempt), attempt.outputs)
+            agreement.check(attempt, found.fn, _known_code())
+            self._targets[key] = found
         return found
 
     def _function(self, attempt: Attempt) -> Callable[..., Any]:
@@ -152,6 +223,7 @@ class Worker:
 
             found = runpy.run_module(main[3:], run_name="__treadle_main__", alter_sys=False)
             module.__dict__.update(found)
+            found["__name__"] = "__main__"  # these are the globals of its functions
         else:
             module.__file__ = main
             sys.path[:0] = [folder] if (folder := str(Path(main).parent)) not in sys.path else []
@@ -164,20 +236,37 @@ class Worker:
 
     # -- values ---------------------------------------------------------------------------
 
-    def _store(self, attempt: Attempt) -> LocalBlobs:
+    def _inbox(self, attempt: Attempt) -> ArtifactStore:
+        if not attempt.inbox:
+            return self._store(attempt)
+        return self._store(msgspec.structs.replace(attempt, store=attempt.inbox, store_tmp=""))
+
+    def _store(self, attempt: Attempt) -> ArtifactStore:
         store = self._stores.get(attempt.store)
         if store is None:
-            from treadle.storage.local_blobs import LocalBlobs
-
-            tmp = Path(attempt.store_tmp) if attempt.store_tmp else None
-            store = self._stores[attempt.store] = LocalBlobs(Path(attempt.store), tmp)
+            if len(self._stores) >= MOST_STORES:
+                self._stores.clear()
+            store = self._stores[attempt.store] = store_of(attempt)
         return store
 
     def _decoded(self, attempt: Attempt, payload: Payload) -> Any:
+        if not payload.parts:
+            return self._read(attempt, payload)
+        from treadle._core.binding import replace
+
+        return replace(
+            self._read(attempt, payload), (Part,), lambda part: self._read(attempt, payload.parts[part.number])
+        )
+
+    def _read(self, attempt: Attempt, payload: Payload) -> Any:
         from treadle.storage import views
 
         if payload.data is None:
-            return views.load(self._store(attempt), payload, allow_pickle=attempt.allow_pickle)
+            if self._kept is not None:
+                is_here, value = self._kept.take(payload)
+                if is_here:
+                    return value
+            return views.load(self._inbox(attempt), payload, allow_pickle=attempt.allow_pickle)
         from treadle.storage import codecs
 
         return codecs.decode(payload.codec, payload.data, trusted=True, allow_pickle=attempt.allow_pickle)
@@ -187,17 +276,32 @@ class Worker:
         from treadle.kinds import Asset
         from treadle.storage import codecs
 
-        encoded = codecs.encode(value, code_digest=_code_digest, allow_pickle=attempt.allow_pickle)
-        size = len(encoded.data)
-        data: bytes | None = None
-        location = ""
-        if size > INLINE_BYTES:
-            location = self._store(attempt).put(encoded.data, encoded.checksum)
+        array = codecs.in_pieces(value)
+        if array is not None:
+            encoded, pieces = array
+            payload = self._stored(attempt, encoded, pieces)
+            del pieces, array
         else:
-            data = bytes(encoded.data)
+            encoded = codecs.encode(value, code_digest=_code_digest, allow_pickle=attempt.allow_pickle)
+            payload = self._stored(attempt, encoded, (encoded.data,))
+        if self._kept is not None:
+            self._kept.keep(value, payload, encoded.data or None, mutable=encoded.mutable)
         alias = value.name if isinstance(value, Asset) and value.name not in (None, name) else ""
-        payload = Payload(encoded.codec, encoded.digest, encoded.checksum, size, data, location)
         return Output(payload, encoded.type_name, facts.packed(value), alias or "")
+
+    def _stored(self, attempt: Attempt, encoded: Encoded, pieces: Sequence[bytes | memoryview]) -> Payload:
+        from treadle.storage.local_blobs import LocalBlobs
+
+        size = sum(map(len, pieces))
+        if size <= INLINE_BYTES:
+            data = bytes(encoded.data)
+            return Payload(encoded.codec, encoded.digest, encoded.checksum, size, data)
+        store = self._store(attempt)
+        if isinstance(store, LocalBlobs):
+            location = store.put_pieces(pieces, size, encoded.checksum)
+        else:
+            location = store.put(b"".join(pieces), encoded.checksum)
+        return Payload(encoded.codec, encoded.digest, encoded.checksum, size, None, location)
 
 
 # -- the call -----------------------------------------------------------------------------
@@ -281,15 +385,19 @@ def _check_outputs(target: Target, values: list[Any]) -> None:
 
 def _code_digest(value: object) -> bytes:
     """The fingerprint of a function or class that is used as a value; most steps return none."""
+    return _known_code().code_digest(value)
+
+
+def _known_code() -> Identities:
     global _identities
     if _identities is None:
         from treadle._runtime.code.identity import Identities
 
         _identities = Identities()
-    return cast("bytes", _identities.code_digest(value))
+    return _identities
 
 
-_identities: Any = None
+_identities: Identities | None = None
 
 
 # -- what went wrong ----------------------------------------------------------------------

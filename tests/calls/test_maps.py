@@ -564,12 +564,50 @@ def test_what_a_cancelled_map_did_not_make_is_not_made_for_who_asks_for_it(stage
     @pipeline(failure_mode="continue")
     async def maps() -> tuple[Any, ...]:
         m = inc.map(range(100))
-        first, again = m.cancel(), m.cancel()
-        with pytest.raises(ResultNotReady, match=r"inc\[99\] was never made"):
-            _ = m[99]
-        return first, again, m.done(), m.status, {result.status for result in await m.settled()}
+        first = m.cancel()
+        assert (m[99].name, m[99].status, m[99].cancelled()) == ("inc[99]", "cancelled", True)
+        with pytest.raises(asyncio.CancelledError, match="map inc was cancelled"):
+            await m[99]
+        statuses = {result.status for result in await m.settled()}
+        ends = first, m.cancel(), m.status, statuses
+        assert [future.status for future in m] == ["cancelled"] * 100
+        return *ends, m.done()
 
-    assert stage.value(maps) == (True, False, True, "cancelled", {"cancelled"})
+    assert stage.value(maps) == (True, False, "cancelled", {"cancelled"}, True)
+
+
+def test_a_call_that_takes_an_item_of_a_cancelled_map_is_skipped_whether_the_item_was_made_or_not(stage: Any) -> None:
+    @pipeline(failure_mode="continue")
+    async def maps() -> list[str]:
+        m = inc.map(range(100))
+        m.cancel()
+        takers = [double.submit(m[0]), double.submit(m[99]), double.submit([m[98]])]
+        await asyncio.wait(takers)
+        for taker in takers:
+            taker.exception()
+        return [taker.status for taker in takers]
+
+    assert stage.value(maps) == ["skipped"] * 3
+
+
+def test_async_for_over_a_cancelled_map_ends_with_its_cancellation_and_not_as_if_that_were_all(stage: Any) -> None:
+    @pipeline(failure_mode="continue")
+    async def maps() -> tuple[int, str]:
+        m, seen = inc.map(range(1000)), 0
+
+        async def consume() -> None:
+            nonlocal seen
+            async for _ in m:
+                seen += 1
+                m.cancel()
+
+        with pytest.raises(asyncio.CancelledError, match="map inc was cancelled"):
+            await consume()
+        return seen, m.status
+
+    seen, status = stage.value(maps)
+    assert 0 < seen < 1000
+    assert status == "cancelled"
 
 
 def test_a_map_over_a_map_that_was_cancelled_is_cancelled_too_and_has_a_result_for_every_item(stage: Any) -> None:
@@ -803,3 +841,53 @@ def test_what_was_given_away_cannot_be_awaited_as_a_list_and_says_so(stage: Any)
     texts = stage.value(maps)
     assert len(texts) == 4
     assert all("was given away" in text for text in texts)
+
+
+@step
+async def waits_for_ever(x: int) -> int:
+    await asyncio.Event().wait()
+    return x
+
+
+def test_a_wait_for_a_map_that_takes_too_long_says_which_map_and_how_long(stage: Any) -> None:
+    @pipeline(failure_mode="continue")
+    def p() -> str:
+        m = waits_for_ever.map(range(3))
+        with pytest.raises(TimeoutError) as caught:
+            m.result(timeout=0.01)
+        m.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            m.result()
+        return str(caught.value)
+
+    assert stage.value(p) == "map waits_for_ever has not ended after 0.01 s"
+
+
+def test_a_wait_for_a_child_run_that_takes_too_long_says_which_run_and_how_long(stage: Any) -> None:
+    @pipeline
+    async def child() -> None:
+        await waits_for_ever(1)
+
+    @pipeline(failure_mode="continue")
+    def p() -> str:
+        handle = child.start()
+        with pytest.raises(TimeoutError) as caught:
+            handle.result(timeout=0.01)
+        handle.cancel()
+        return str(caught.value)
+
+    assert "of child has not ended after 0.01 s" in stage.value(p)
+
+
+def test_a_time_out_of_a_step_is_told_from_one_of_the_wait(stage: Any) -> None:
+    @step
+    def raises(x: int) -> int:
+        raise TimeoutError
+
+    @pipeline
+    def p() -> str:
+        with pytest.raises(TimeoutError) as caught:
+            raises.map(range(2)).result(timeout=30)
+        return str(caught.value)
+
+    assert stage.value(p) == ""

@@ -64,10 +64,11 @@ def test_the_killed_demo_goes_on_where_its_log_ends(root: Path, environment: dic
 
 
 @pytest.mark.slow
-def test_processes_train_the_same_models_and_share_the_cache(
-    root: Path, environment: dict[str, str], tmp_path: Path
+@pytest.mark.parametrize("runtime", ["process", "dask"])
+def test_other_processes_and_clusters_train_the_same_models_and_share_the_cache(
+    root: Path, environment: dict[str, str], tmp_path: Path, runtime: str
 ) -> None:
-    text = demo(root, environment, tmp_path, "--runtime", "process")
+    text = demo(root, environment, tmp_path, "--runtime", runtime)
     assert table(text, 0) == dict.fromkeys(CALLS, "succeeded")
     assert table(text, 1) == dict.fromkeys(CALLS, "cached")
     assert "read all 1,797 images the same." in text

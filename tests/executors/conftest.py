@@ -14,6 +14,8 @@ import pytest
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))  # once: workers import the steps of these tests from here, too
 
+import container_host  # noqa: E402  # it lies beside this file
+
 
 def is_alive(pid: int) -> bool:
     """Whether a process exists and is no zombie."""
@@ -70,3 +72,28 @@ def nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened_once
     assert len(os.listdir("/proc/self/fd")) <= open_before
     assert not [path for path in tmp_path.rglob("tmp/*") if path.is_file()]
     assert not list((tmp_path / "temporary").iterdir())
+
+
+# -- container engines --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def docker() -> Iterator[str]:
+    """Address of a Docker daemon of this session's own."""
+    yield from _engine("docker")
+
+
+@pytest.fixture(scope="session")
+def podman() -> Iterator[str]:
+    """Address of Podman's compatible socket, served for this session alone."""
+    yield from _engine("podman")
+
+
+def _engine(kind: str) -> Iterator[str]:
+    try:
+        with container_host.running(kind) as engine:
+            yield engine.address
+    except container_host.NoEngine as reason:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"CI has to test containers, and there is no {kind}: {reason}")
+        pytest.skip(f"no {kind}: {reason}")

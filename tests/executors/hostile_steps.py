@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import signal
 import socket
@@ -241,3 +242,84 @@ def dies_while_it_writes() -> bytes:
 @step(runtime="process", cache=False)
 def sees() -> dict[str, Any]:
     return {"env": dict(os.environ), "folder": os.getcwd(), "path": sys.path, "argv": sys.argv}
+
+
+@step(runtime="process", cache=False)
+def ones(count: int) -> Any:
+    import numpy as np
+
+    return np.ones(count)
+
+
+@step(runtime="process", cache=False)
+def total(array: Any) -> int:
+    return int(array.sum())
+
+
+@step(runtime="process", cache=False)
+def table(count: int) -> dict[str, Any]:
+    return {"x": list(range(count)), "y": (1,)}
+
+
+@step(runtime="process", cache=False, outputs=("small", "large"))
+def pair(count: int) -> Any:
+    import numpy as np
+
+    return count, np.full(count, 7)
+
+
+def kinds_of(value: Any) -> Any:
+    """The types in a value, at every depth, and whether its arrays can be written to."""
+    if type(value) in (list, tuple):
+        return type(value)(map(kinds_of, value))
+    if type(value) is dict:
+        return {key: kinds_of(item) for key, item in value.items()}
+    flags = getattr(value, "flags", None)
+    return type(value).__name__ if flags is None else (type(value).__name__, flags.writeable, value.shape)
+
+
+@step(runtime="process", cache=False)
+def sees_of(value: Any) -> Any:
+    return kinds_of(value)
+
+
+@step(runtime="process")
+def reduced(values: Any) -> int:
+    return sum(int(value.sum()) for value in values)
+
+
+@step(runtime="process", cache=False)
+def gives_back(value: Any) -> Any:
+    return value
+
+
+@step(runtime="process", cache=False, resources={"memory": "64Mi"})
+def eats_what_is_shared(size: int) -> int:
+    """Takes memory that is no process's own, which no limit of a process counts."""
+    shared = mmap.mmap(-1, size)
+    for start in range(0, size, 4096):
+        shared[start] = 1
+    return size
+
+
+@step(runtime="process", cache=False)
+def share_of_a_core(seconds: float) -> float:
+    """How much of a core a busy loop gets."""
+    begun, used = time.monotonic(), time.process_time()
+    while time.monotonic() - begun < seconds:
+        pass
+    return (time.process_time() - used) / (time.monotonic() - begun)
+
+
+@step(runtime="process", cache=False)
+def floods_the_protocol(message: bytes, count: int) -> int:
+    """Sends one message of the protocol over and over."""
+    for fd in range(3, 64):
+        try:
+            with socket.socket(fileno=os.dup(fd)) as line:
+                if line.family == socket.AF_UNIX:
+                    for _ in range(count):
+                        line.sendall(message)
+        except OSError:
+            continue
+    return count

@@ -37,9 +37,9 @@ class TestInFreshProcesses(ExecutorSuite):
         return {"fresh": ProcessExecutor(workers=2, fresh=True, grace=0.5)}
 
 
-@pytest.mark.slow
-class TestOfTheDocuments(ExecutorSuite):
+class OfTheDocuments(ExecutorSuite):
     runtime = "command"
+    trusted = True
 
     def executors(self) -> Mapping[str, Executor]:
         path = Path(__file__).parents[2] / "docs" / "examples" / "command_executor.py"
@@ -48,5 +48,15 @@ class TestOfTheDocuments(ExecutorSuite):
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        made: Executor = module.CommandExecutor()
+        made: Executor = module.CommandExecutor(trusted=self.trusted)
         return {"command": made}
+
+
+@pytest.mark.slow
+class TestOfTheDocuments(OfTheDocuments):
+    pass
+
+
+@pytest.mark.slow
+class TestOfTheDocumentsUntrusted(OfTheDocuments):
+    trusted = False

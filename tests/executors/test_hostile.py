@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import hostile_steps as steps
+import msgspec
 import pytest
 
 from treadle import EncodeError, Engine, RunResult, pipeline
 from treadle.errors import RemoteError, StepCrashed, StepTimeout, WorkerProtocolError
+from treadle_adapters import _wire as wire
 from treadle_adapters.process import ProcessExecutor
 
 LIMIT_S = 40
@@ -116,8 +120,10 @@ def test_closing_every_descriptor_ends_the_worker_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"\xff" * 64, b"\x04\x00\x00\x00\xc1\xc1\xc1\xc1", b"\x04\x00\x00\x00\x94\x18\x01\x00"]
-)
+    "data",
+    [b"\xff" * 64, b"\x04\x00\x00\x00\xc1\xc1\xc1\xc1", b"\x04\x00\x00\x00\x94\x18\x01\x00",
+     wire.frame(wire.Noted(b"\xc1")), wire.frame(wire.Noted(b"\x01")), wire.frame(wire.Ready(99, 1))],
+)  # fmt: skip
 def test_a_worker_that_breaks_the_protocol_is_killed(tmp_path: Path, data: bytes) -> None:
     assert type(perform(tmp_path, steps.talks_nonsense, data).error) is WorkerProtocolError
 
@@ -127,6 +133,45 @@ def test_a_flood_of_output_is_drained_and_bounded(tmp_path: Path) -> None:
     assert result.status == "succeeded"
     assert len(said) <= 10_001
     assert "more bytes of stdout were not recorded" in said[-1].message
+
+
+def peak_rss_bytes(*, anew: bool = False) -> int:
+    """How much memory this process has had at most, since the last time that it began anew."""
+    if anew:
+        Path("/proc/self/clear_refs").write_text("5")
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+OUTPUT_LINES = int(os.environ.get("TREADLE_TEST_OUTPUT_MB", "200")) * 1000
+
+
+@pytest.mark.linux
+def test_a_flood_of_output_takes_no_memory_here(tmp_path: Path) -> None:
+    before = peak_rss_bytes(anew=True)
+    assert perform(tmp_path, steps.prints, OUTPUT_LINES, 1000).status == "succeeded"
+    assert peak_rss_bytes() - before < 64_000_000
+    assert sum(len(line.message) for line in said) < 5_000_000
+
+
+FLOODS = {
+    "records": (wire.Said("info", "x" * 64_000), 3_000),
+    "metadata": (wire.Noted(msgspec.msgpack.encode({"a": "x" * 64_000})), 3_000),
+    "progress": (wire.Progressed(1.0, 2.0), 100_000),
+}
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize("kind", FLOODS)
+def test_a_flood_of_messages_is_bounded(tmp_path: Path, kind: str) -> None:
+    message, count = FLOODS[kind]
+    before = peak_rss_bytes(anew=True)
+    result = perform(tmp_path, steps.floods_the_protocol, wire.frame(message), count)
+    assert result.status == "succeeded"
+    assert peak_rss_bytes() - before < 64_000_000
+    assert len(said) < 3_000
+    assert sum(path.stat().st_size for path in (tmp_path / "home").glob("treadle.db*")) < 40_000_000
 
 
 def test_all_that_is_printed_is_in_the_log(tmp_path: Path) -> None:

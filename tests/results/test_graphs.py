@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import warnings
 from html.parser import HTMLParser
 from typing import Any
 
+import pydot
 import pytest
 
 from treadle import RunResult, pipeline, step
@@ -95,8 +97,18 @@ def test_dot_says_the_same_and_escapes_quotes_backslashes_and_entities(result: R
     assert 'class="failed"' in text
 
 
-@pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not installed")
-def test_graphviz_draws_it(result: RunResult[Any]) -> None:
+def test_another_program_reads_the_dot(result: RunResult[Any]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of what the reader itself is built on
+        (graph,) = pydot.graph_from_dot_data(result.to_dot())
+    assert (graph.get_type(), graph.get_name()) == ("digraph", '"report"')
+    assert len([node for node in graph.get_nodes() if node.get_name() not in ("node", "edge", "graph")]) == 5
+    assert len(graph.get_edges()) == 3
+    if shutil.which("dot") is not None:
+        _draw(result)
+
+
+def _draw(result: RunResult[Any]) -> None:
     done = subprocess.run(["dot", "-Tplain"], input=result.to_dot(), capture_output=True, text=True, timeout=20)
     assert (done.returncode, done.stderr) == (0, "")
     kinds = [line.split()[0] for line in done.stdout.splitlines()]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from treadle import Engine, pipeline, step
+from treadle import Engine, Pipeline, RunResult, pipeline, step
 from treadle._runtime.views.lineage import MOST_LINES
 
 
@@ -37,6 +37,11 @@ async def report(n: int) -> str:
     xs = await load(n)
     value = await total(square.map(xs))
     return await label(value)
+
+
+@pipeline
+async def adds_one(x: int) -> int:
+    return await picky(x)
 
 
 FAILS: list[bool] = []
@@ -201,3 +206,76 @@ async def test_inputs_have_their_artifacts(home: Any) -> None:
         assert inferred.artifacts[0].digest == inferred.digest
         plain = result.step_results["load"].inputs["n"]
         assert (plain.producer, plain.artifacts) == (None, [])
+
+
+def test_an_artifact_as_an_argument_of_a_pipeline_keeps_its_lineage_across_runs(home: Any) -> None:
+    @pipeline
+    async def first() -> list[int]:
+        return await load(3)
+
+    @pipeline
+    async def second(xs: list[int], more: dict[str, Any]) -> str:
+        assert xs == [100, 101, 102] == more["xs"]  # it arrives as its value
+        return await label(await total(xs))
+
+    given = home.run(first)
+    artifact = given.artifacts["load"]
+    result = home.run(second, artifact, {"xs": artifact})
+    lineage = result.artifacts["label"].lineage()
+    assert lineage.producers() == ["label", "total", "load"]
+    assert lineage.runs() == [result.run_id, given.run_id]
+    assert result.step_results["total"].inputs["xs"].digest == artifact.digest
+
+
+def test_an_artifact_among_the_inputs_of_a_wired_pipeline_keeps_its_lineage(home: Any) -> None:
+    @pipeline
+    async def first() -> list[int]:
+        return await load(4)
+
+    given = home.run(first)
+    wired = Pipeline("sums").add_steps(total.with_options(inputs=["xs"], outputs=["sum"]))
+    result = home.run(wired, {"xs": given.artifacts["load"]})
+    assert result.outputs == {"sum": 406}
+    assert result.artifacts["total"].lineage().runs() == [result.run_id, given.run_id]
+
+
+def test_a_resumed_run_still_knows_the_artifact_that_was_its_argument(home: Any) -> None:
+    @pipeline
+    async def first() -> int:
+        return await square(12)
+
+    given = home.run(first)
+    FAILS.append(True)
+    try:
+        failed = home.run(adds_one, given.artifacts["square"])
+        assert not failed.success
+        assert failed.error is not None
+    finally:
+        FAILS.clear()
+
+    async def resume() -> RunResult[Any]:
+        async with Engine(home.path) as engine:
+            return await engine.resume(failed.run_id)
+
+    resumed = asyncio.run(resume())
+    assert resumed.value == 145
+    assert resumed.artifacts["picky"].lineage().runs() == [resumed.run_id, given.run_id]
+
+
+@pytest.mark.asyncio
+async def test_an_artifact_of_another_home_is_a_value_without_a_past_here(tmp_path: Any) -> None:
+    @pipeline
+    async def first() -> int:
+        return await square(12)
+
+    @pipeline
+    async def second(x: int) -> int:
+        return await square(x)
+
+    async with Engine(tmp_path / "one") as one:
+        artifact = (await one.run(first)).artifacts["square"]
+    async with Engine(tmp_path / "two") as two:
+        await two.run(first)  # its artifact has the same number
+        result = await two.run(second, artifact)
+        assert result.value == 144 * 144
+        assert result.artifacts["square"].lineage().runs() == [result.run_id]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from treadle import RunResult, pipeline, step
+from treadle import Pipeline, RunResult, pipeline, step
 from treadle.errors import CallNotFound
 
 
@@ -39,7 +39,7 @@ def result(home: Any) -> RunResult[Any]:
         ("step_results", "train", "train is a map of 3: ask for 'train[0]' to 'train[2]'"),
         ("step_results", "trian", "train is a map of 3: ask for 'train[0]' to 'train[2]'"),
         ("step_results", "train[7]", "train is a map of 3: ask for 'train[0]' to 'train[2]'"),
-        ("artifacts", "zzz", "there is bounds.low, bounds.high, train"),
+        ("artifacts", "zzz", "there is train, bounds.low, bounds.high"),
         ("outputs", "trains", "did you mean 'train'?"),
         ("outputs", "bounds", "bounds has several outputs: ask for 'bounds.low', 'bounds.high'"),
         ("artifacts", "bounds", "bounds has several outputs: ask for 'bounds.low', 'bounds.high'"),
@@ -99,3 +99,63 @@ def test_a_big_result_is_asked_by_name_at_the_price_of_one(home: Any) -> None:
     assert calls["train[1999]"].status == "succeeded"
     assert list(calls)[:2] == ["train[0]", "train[1]"]
     assert [call.name for call in calls.values()][-1] == "train[1999]"
+
+
+@step
+def leaf(x: int) -> int:
+    return x
+
+
+def test_results_are_in_the_order_of_submission_also_of_maps_that_make_their_calls_later(home: Any) -> None:
+    @pipeline
+    async def mixed() -> int:
+        first = leaf.submit(1)
+        many = train.map(range(100))
+        last = leaf.submit(2)
+        return await first + sum(await many) + await last
+
+    result = home.run(mixed)
+    assert list(result.step_results) == ["leaf", *(f"train[{index}]" for index in range(100)), "leaf_2"]
+    assert list(result.outputs) == ["leaf", "train", "leaf_2"]
+    assert list(result.artifacts)[-1] == "leaf_2"
+
+
+def test_the_map_of_a_static_pipeline_has_its_place_too(home: Any) -> None:
+    @pipeline(static=True)
+    def mixed() -> Any:
+        many = train.map(range(100))
+        return leaf.submit(1), many
+
+    result = home.run(mixed)
+    assert list(result.step_results)[0] == "train[0]"
+    assert list(result.step_results)[-1] == "leaf"
+
+
+def test_outputs_are_shown_with_their_values_and_large_ones_by_type_and_size(home: Any) -> None:
+    @step
+    def large() -> bytes:
+        return b"x" * 100_000
+
+    @step
+    def text() -> str:
+        return "words " * 100
+
+    @pipeline
+    async def p() -> None:
+        await leaf(7)
+        await train.map(range(5))
+        await large()
+        await text()
+
+    shown = repr(home.run(p).outputs)
+    assert "'leaf': 7," in shown
+    assert "'train': [0, 1, 2, ... 5 in all]" in shown
+    assert "'large': <" in shown
+    assert "100,0" in shown
+    assert "xxx" not in shown
+    assert len(shown) < 300
+
+
+def test_the_outputs_of_a_wired_pipeline_are_shown_with_their_values(home: Any) -> None:
+    wired = Pipeline("one").add_steps(leaf.with_options(inputs=["x"], outputs=["y"]))
+    assert repr(home.run(wired, {"x": 3}).outputs) == "{'y': 3}"

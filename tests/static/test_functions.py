@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from treadle import Engine, Metrics, Model, pipeline, step, unmapped
-from treadle.errors import OptionError, PlaceholderUsed, TreadleError, ValidationError
+from treadle.errors import EndlessPipeline, OptionError, PlaceholderUsed, TreadleError, ValidationError
 
 
 @step
@@ -529,3 +529,40 @@ def test_an_argument_counts_as_it_was_at_its_call_whatever_becomes_of_it_later(d
     assert result[0::3] == [1, 2, 3]
     assert result[1::3] == [[0], [0, 1], [0, 1, 2]]
     assert [each["page"]["numbers"] for each in result[2::3]] == [[0], [0, 1], [0, 1, 2]]
+
+
+def test_a_static_pipeline_that_calls_itself_without_end_is_refused_by_name() -> None:
+    @pipeline(static=True)
+    def endless(n: int) -> Any:
+        return endless(n + 1)
+
+    with pytest.raises(EndlessPipeline, match="endless -> endless") as caught:
+        endless.compile(0)
+    assert isinstance(caught.value, ValidationError)
+    assert "does not end" in str(caught.value)
+    assert "make the pipeline dynamic" in str(caught.value)
+
+
+def test_static_pipelines_that_call_each_other_without_end_are_named_in_their_order() -> None:
+    @pipeline(static=True)
+    def ping(n: int) -> Any:
+        return pong(n)
+
+    @pipeline(static=True)
+    def pong(n: int) -> Any:
+        return ping(n)
+
+    with pytest.raises(ValidationError, match=r"(ping -> pong -> ping|pong -> ping -> pong)"):
+        ping.compile(0)
+
+
+def test_a_recursion_that_ends_while_compiling_is_sound(default_home: object) -> None:
+    @step(cache=False)
+    def one(n: int) -> int:
+        return n
+
+    @pipeline(static=True)
+    def down(n: int) -> Any:
+        return one.submit(n) if n == 0 else down(n - 1)
+
+    assert down.run(5).value == 0

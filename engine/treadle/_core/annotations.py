@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import abc
 import builtins
+import collections
 import collections.abc
 import inspect
 import numbers
@@ -42,11 +43,11 @@ class Annotations:
     (<class 'int'>, typing.Any)
     """
 
-    __slots__ = ("_names", "_signature")
+    __slots__ = ("_fn", "_names", "_signature")
 
     def __init__(self, fn: Callable[..., Any], signature: inspect.Signature) -> None:
-        self._signature = signature
-        self._names = _names_of(fn)
+        self._fn, self._signature = fn, signature
+        self._names: Mapping[str, Any] | None = None
 
     def parameter(self, name: str) -> Any:
         """What a parameter takes."""
@@ -59,11 +60,15 @@ class Annotations:
         return self._resolved(self._signature.return_annotation)
 
     def _resolved(self, annotation: Any) -> Any:
+        if isinstance(annotation, type):
+            return resolved(annotation, {})
+        if self._names is None:
+            self._names = _names_of(self._fn)
         return resolved(annotation, self._names)
 
 
 def _names_of(fn: Callable[..., Any]) -> Mapping[str, Any]:
-    inner = inspect.unwrap(fn)
+    inner = inspect.unwrap(fn) if hasattr(fn, "__wrapped__") else fn
     while isinstance(inner, (types.MethodType,)):
         inner = inner.__func__
     names: dict[str, Any] = getattr(inner, "__globals__", {})
@@ -76,7 +81,7 @@ def _names_of(fn: Callable[..., Any]) -> Mapping[str, Any]:
             closed[name] = cell.cell_contents
         except ValueError:
             continue  # not assigned yet
-    return {**names, **closed}
+    return collections.ChainMap(closed, names)
 
 
 def resolved(annotation: Any, names: Mapping[str, Any]) -> Any:

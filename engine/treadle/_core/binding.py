@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from typing import Any
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, cast
 
 PLAIN: frozenset[type] = frozenset({int, str, float, bool, type(None), bytes, complex})
 CONTAINERS: frozenset[type] = frozenset({list, tuple, dict, set, frozenset})
@@ -21,7 +22,7 @@ class Binder:
     TypeError: f() missing a required argument: 'a'
     """
 
-    __slots__ = ("_name", "_plain", "by_name", "defaults", "named", "names", "positional", "signature")
+    __slots__ = ("_name", "by_name", "defaults", "is_plain", "named", "names", "positional", "signature")
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         self._name = getattr(fn, "__name__", "step")
@@ -40,7 +41,7 @@ class Binder:
             for name, parameter in parameters.items()
             if parameter.default is not inspect.Parameter.empty
         }
-        self._plain = kinds <= {inspect.Parameter.POSITIONAL_OR_KEYWORD}
+        self.is_plain = kinds <= {inspect.Parameter.POSITIONAL_OR_KEYWORD}
 
     def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> dict[str, Any]:
         """The given arguments by parameter name, without defaults, in the signature's order.
@@ -48,7 +49,7 @@ class Binder:
         Raises:
             TypeError: as a plain call would.
         """
-        if self._plain and not kwargs and len(args) == len(self.names):
+        if self.is_plain and not kwargs and len(args) == len(self.names):
             return dict(zip(self.names, args, strict=True))
         try:
             return self.signature.bind(*args, **(kwargs or {})).arguments
@@ -57,7 +58,7 @@ class Binder:
 
     def check(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> None:
         """Raise ``TypeError`` if the arguments do not fit."""
-        if not (self._plain and not kwargs and len(args) == len(self.names)):
+        if not (self.is_plain and not kwargs and len(args) == len(self.names)):
             self.bind(args, kwargs)
 
     def canonical(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -114,9 +115,55 @@ def replace(value: Any, kinds: tuple[type, ...], new: Callable[[Any], Any]) -> A
         if next(find((value,), kinds), None) is None:
             return value
         if kind is dict:
-            return {key: replace(item, kinds, new) for key, item in value.items()}
-        return kind(replace(item, kinds, new) for item in value)
+            return {k: new(v) if isinstance(v, kinds) else replace(v, kinds, new) for k, v in value.items()}
+        return kind([new(item) if isinstance(item, kinds) else replace(item, kinds, new) for item in value])
     return new(value) if isinstance(value, kinds) else value
+
+
+LOOKED_INTO = 64
+"""So many objects of one argument are searched for what is hidden in them."""
+
+
+def hidden(value: Any, kinds: tuple[type, ...], most: int = LOOKED_INTO) -> Iterator[tuple[Any, Any]]:
+    """Instances of ``kinds`` where neither ``find`` nor ``replace`` looks, each with the object that it is in.
+
+    That is in the keys of dicts, in containers of classes of their own, and in the fields of records. The search is
+    cut short after ``most`` objects, since it is only there to tell of a mistake.
+
+    >>> class Pair(tuple): ...
+    >>> list(hidden([Pair([range(2), 1])], (range,)))
+    [((range(0, 2), 1), range(0, 2))]
+    """
+    todo, seen = [value], set[int]()
+    while todo and len(seen) < most:
+        holder = todo.pop()
+        kind = type(holder)
+        if kind in PLAIN or id(holder) in seen or isinstance(holder, (type, *kinds)):
+            continue
+        seen.add(id(holder))
+        if kind not in CONTAINERS:
+            yield from ((holder, item) for item in find(parts(holder), kinds))
+            continue
+        if kind is dict and not PLAIN.issuperset(map(type, holder)):
+            yield from ((holder, key) for key in find(holder, kinds))
+        inner = holder.values() if kind is dict else holder
+        if not PLAIN.issuperset(map(type, inner)):
+            todo.extend(itertools.islice(inner, most))
+
+
+def parts(holder: Any) -> list[Any]:
+    """What a container of a class of its own holds, or a record of one of the usual kinds."""
+    if isinstance(holder, dict):
+        return [*holder, *holder.values()]
+    if isinstance(holder, (tuple, list, set, frozenset)):
+        return list(cast("Iterable[Any]", holder))
+    kind: Any = type(holder)
+    attrs = [attribute.name for attribute in getattr(kind, "__attrs_attrs__", ())]
+    names = (*getattr(kind, "__dataclass_fields__", ()), *getattr(kind, "__struct_fields__", ()), *attrs)
+    try:
+        return [getattr(holder, name, None) for name in names]
+    except Exception:  # a field may be a property that cannot be asked yet
+        return []
 
 
 def snapshot(value: Any, known: dict[int, Any] | None = None) -> Any:

@@ -118,21 +118,30 @@ def topological(needs: Sequence[Iterable[int]]) -> list[int]:
     >>> topological([[2], [], []]), topological([[1], [0], []])
     ([1, 2, 0], [2])
     """
+    if all(producer < consumer for consumer, producers in enumerate(needs) for producer in producers):
+        return list(range(len(needs)))
     waiting = [0] * len(needs)
-    consumers: list[list[int]] = [[] for _ in needs]
+    last = [-1] * len(needs)  # for each producer its last edge, and for each edge the one before: lists of numbers,
+    before: list[int] = []  # since the garbage collector would look at 10,000 lists of consumers again and again
+    consumers: list[int] = []
     for consumer, producers in enumerate(needs):
         for producer in set(producers):
             waiting[consumer] += 1
-            consumers[producer].append(consumer)
+            before.append(last[producer])
+            last[producer] = len(consumers)
+            consumers.append(consumer)
     ready = [number for number, count in enumerate(waiting) if not count]
     order: list[int] = []
     while ready:
         number = heapq.heappop(ready)
         order.append(number)
-        for consumer in consumers[number]:
+        edge = last[number]
+        while edge >= 0:
+            consumer = consumers[edge]
             waiting[consumer] -= 1
             if not waiting[consumer]:
                 heapq.heappush(ready, consumer)
+            edge = before[edge]
     return order
 
 

@@ -8,7 +8,7 @@ declared are one, named as the call.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,15 +21,17 @@ SUGGESTIONS = 20
 class Member(NamedTuple):
     """A step as the wiring sees it: the call's name, the function's signature, and the names it declares.
 
-    ``positional`` are the parameters that take an argument by position.
+    ``positional`` are the parameters that take an argument by position; it ``is_plain`` if these are all, and each
+    takes one by name, too.
     """
 
     call: str
-    signature: inspect.Signature
+    parameters: Mapping[str, inspect.Parameter]
     positional: tuple[str, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     where: str = ""
+    is_plain: bool = False
 
 
 class Produced(NamedTuple):
@@ -61,23 +63,17 @@ Source = Produced | Given | FromContext | Constant
 
 
 @dataclass(slots=True)
-class Bound:
-    """The arguments of one member."""
-
-    args: list[Source] = field(default_factory=list)
-    kwargs: dict[str, Source] = field(default_factory=dict)
-    parameters: dict[str, Source] = field(default_factory=dict)
-    """All of them by parameter."""
-
-
-@dataclass(slots=True)
 class Wiring:
-    """What came of it."""
+    """What came of it: for each member its arguments by position and by name, and the members that they come from."""
 
-    bound: list[Bound] = field(default_factory=list)
+    args: list[Sequence[Source]] = field(default_factory=list)
+    kwargs: list[Mapping[str, Source]] = field(default_factory=list)
     needs: list[list[int]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+
+_NONE: Mapping[str, Source] = {}
 
 
 def wire(members: Sequence[Member], given: Collection[str], context: Collection[str]) -> Wiring:
@@ -103,13 +99,15 @@ class _Wirer:
     def wire(self) -> Wiring:
         self._find_producers()
         for index, member in enumerate(self._members):
-            bound = Bound()
-            self._bind_declared(member, bound)
+            bound: dict[str, Source] = {}
+            if member.inputs:
+                self._bind_declared(member, bound)
             self._bind_by_name(index, member, bound)
-            self._place(member, bound)
-            self._wiring.bound.append(bound)
-            sources = bound.parameters.values()
-            self._wiring.needs.append(list(dict.fromkeys(s.member for s in sources if isinstance(s, Produced))))
+            args, kwargs = _placed(member, bound)
+            self._wiring.args.append(args)
+            self._wiring.kwargs.append(kwargs)
+            producers = [source.member for source in bound.values() if type(source) is Produced]
+            self._wiring.needs.append(list(dict.fromkeys(producers)) if len(producers) > 1 else producers)
         self._check_given()
         self._warn_of_unused()
         return self._wiring
@@ -129,8 +127,13 @@ class _Wirer:
                 " step that is added twice with step.with_options(outputs=[...])"
             )
 
-    def _bind_declared(self, member: Member, bound: Bound) -> None:
-        parameters = member.signature.parameters
+    def _bind_declared(self, member: Member, bound: dict[str, Source]) -> None:
+        parameters = member.parameters
+        simple = _simple_claims(member) if member.is_plain else None
+        if simple is not None:
+            for parameter, name in zip(simple, member.inputs, strict=True):
+                self._bind_asset(member, bound, parameter, name)
+            return
         own = {name for name, parameter in parameters.items() if parameter.kind not in _COLLECTING}
         claims = {name: name for name in member.inputs if name in own}
         positional = member.positional
@@ -151,16 +154,16 @@ class _Wirer:
         for parameter, name in sorted(claims.items(), key=lambda claim: places[claim[1]]):
             self._bind_asset(member, bound, parameter, name)
 
-    def _bind_asset(self, member: Member, bound: Bound, parameter: str, name: str) -> None:
+    def _bind_asset(self, member: Member, bound: dict[str, Source], parameter: str, name: str) -> None:
         self._asked.add(name)
         has_default = _has_default(member, parameter)
         if name in self._producers:
-            bound.parameters[parameter] = Produced(self._producers[name], name)
+            bound[parameter] = Produced(self._producers[name], name)
         elif name in self._given:
             self._used.add(name)
-            bound.parameters[parameter] = Given(name)
+            bound[parameter] = Given(name)
         elif parameter in self._context:
-            bound.parameters[parameter] = FromContext(parameter)
+            bound[parameter] = FromContext(parameter)
         elif has_default:
             self._warn(f"{self._label(member)} takes its default for input {name!r}, which no step produces", name)
         else:
@@ -169,44 +172,29 @@ class _Wirer:
                 name, self._producers,
             )  # fmt: skip
 
-    def _bind_by_name(self, index: int, member: Member, bound: Bound) -> None:
-        claimed = _claimed(member)
-        for name, parameter in member.signature.parameters.items():
-            if parameter.kind in _COLLECTING or name in bound.parameters or name in claimed:
+    def _bind_by_name(self, index: int, member: Member, bound: dict[str, Source]) -> None:
+        claimed: Collection[str] | None = None
+        for name, parameter in member.parameters.items():
+            if name in bound or parameter.kind in _COLLECTING:
+                continue
+            claimed = _claimed(member) if claimed is None else claimed
+            if name in claimed:
                 continue
             self._asked.add(name)
             producer = self._producers.get(name, index)
             if producer != index:
-                bound.parameters[name] = Produced(producer, name)
+                bound[name] = Produced(producer, name)
             elif name in self._given:
                 self._used.add(name)
-                bound.parameters[name] = Given(name)
+                bound[name] = Given(name)
             elif name in self._context:
-                bound.parameters[name] = FromContext(name)
+                bound[name] = FromContext(name)
             elif parameter.default is inspect.Parameter.empty:
                 self._say(
                     f"{self._label(member)} needs parameter {name!r}, which no step produces and neither run(inputs=)"
                     " nor the context gives",
                     name, (*self._producers, *self._given, *self._context),
                 )  # fmt: skip
-
-    def _place(self, member: Member, bound: Bound) -> None:
-        """By position as far as the first gap, since short calls are quick ones, or as the signature asks for it."""
-        parameters = member.signature.parameters
-        extra = [source for name, source in bound.parameters.items() if name[:1] == "*"]
-        last = len(member.positional) - 1 if extra else _last_positional_only(member, bound)
-        placed: set[str] = set()
-        for index, name in enumerate(member.positional):
-            source = bound.parameters.get(name)
-            if index > last and (source is None or isinstance(source, FromContext)):
-                break
-            if source is not None or _has_default(member, name):
-                bound.args.append(source if source is not None else Constant(parameters[name].default))
-                placed.add(name)
-        bound.args += extra
-        for name, source in bound.parameters.items():
-            if name[:1] != "*" and name not in placed and not isinstance(source, FromContext):
-                bound.kwargs[name] = source
 
     # -- what is said ---------------------------------------------------------------------
 
@@ -245,26 +233,63 @@ class _Wirer:
         return near(name, known)
 
 
+def _simple_claims(member: Member) -> list[str] | None:
+    """The parameters of the declared inputs in their order, if each has one and none is meant twice."""
+    places = member.positional
+    claims: list[str] = []
+    for position, name in enumerate(member.inputs):
+        if name not in member.parameters:
+            if position >= len(places) or places[position] in member.inputs:
+                return None
+            name = places[position]
+        claims.append(name)
+    return claims
+
+
+def _placed(member: Member, bound: dict[str, Source]) -> tuple[Sequence[Source], Mapping[str, Source]]:
+    """By position as far as the first gap, since short calls are quick ones, or as the signature asks for it."""
+    parameters = member.parameters
+    if member.is_plain and bound.keys() == parameters.keys():
+        sources = [bound[name] for name in member.positional]
+        if not any(type(source) is FromContext for source in sources):
+            return sources, _NONE
+    extra = [source for name, source in bound.items() if name[:1] == "*"]
+    last = len(member.positional) - 1 if extra else _last_positional_only(member, bound)
+    args: dict[str, Source] = {}
+    for index, name in enumerate(member.positional):
+        source = bound.get(name)
+        if index > last and (source is None or isinstance(source, FromContext)):
+            break
+        if source is not None or _has_default(member, name):
+            args[name] = source if source is not None else Constant(parameters[name].default)
+    kwargs = {
+        name: source
+        for name, source in bound.items()
+        if name[:1] != "*" and name not in args and not isinstance(source, FromContext)
+    }
+    return [*args.values(), *extra], kwargs
+
+
 def _claimed(member: Member) -> Collection[str]:
     """Parameters that a declared input is meant for, also if it could not be bound; that has been said."""
     if not member.inputs:
         return ()
-    parameters = member.signature.parameters
+    parameters = member.parameters
     pairs = zip(member.inputs, member.positional, strict=False)
     return {*member.inputs, *(place for name, place in pairs if name not in parameters)}
 
 
-def _last_positional_only(member: Member, bound: Bound) -> int:
-    parameters = member.signature.parameters
+def _last_positional_only(member: Member, bound: dict[str, Source]) -> int:
+    parameters = member.parameters
     for index in reversed(range(len(member.positional))):
         name = member.positional[index]
-        if parameters[name].kind is inspect.Parameter.POSITIONAL_ONLY and name in bound.parameters:
+        if parameters[name].kind is inspect.Parameter.POSITIONAL_ONLY and name in bound:
             return index
     return -1
 
 
 def _has_default(member: Member, parameter: str) -> bool:
-    known = member.signature.parameters.get(parameter)
+    known = member.parameters.get(parameter)
     return known is not None and known.default is not inspect.Parameter.empty
 
 

@@ -127,6 +127,10 @@ class RunHandle(Generic[R_co]):
             return asyncio.run_coroutine_threadsafe(self._value(), self._loop).result(timeout)
         except concurrent.futures.CancelledError:
             raise asyncio.CancelledError from None
+        except TimeoutError as error:
+            if error.args or timeout is None:
+                raise  # of the run
+        raise TimeoutError(f"run {self.id} of {self._target.name} has not ended after {timeout} s")
 
     async def ended(self) -> launch.Launched:
         """Wait for the end, and take no notice of how it was."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from treadle._core.binding import find, replace
@@ -111,9 +112,11 @@ async def _begin_slowly(
     kwargs: dict[str, Any],
     parent: Run | None,
     run_id: str,
+    given: tuple[int, ...],
 ) -> Run:
     """As ``begin``; arguments that are large are encoded and stored on a thread."""
     run = Run(engine, run_id, target, engine.pipeline_defaults.over(target.options), args, kwargs, parent)
+    run.artifacts_given = given
     stored = await engine.io.run(acceptance.store, run)
     engine.check_usable()
     acceptance.accept(run, stored)
@@ -135,17 +138,24 @@ async def launch(
     """Start a run that needs an engine opened, its arguments resolved, or its key or past looked up first."""
     engine = engine or await default_engine()
     engine.check_usable()
+    given = _artifacts_among(engine, args, kwargs)
     args = tuple([await _resolved(value) for value in args])
     kwargs = {name: await _resolved(value) for name, value in kwargs.items()}
     if target.is_static:
         target = target.prepared(engine, context_for(parent, target.options), args, kwargs)
     if target.options.idempotency_key:
-        return await _launch_once(engine, target, args, kwargs, parent, run_id)
+        return await _launch_once(engine, target, args, kwargs, parent, run_id, given)
     if parent is not None and parent.memory is not None:
         again = await _child_again(engine, target, args, kwargs, parent)
         if again is not None:
             return again
-    return Launched(run_id, await _begin_slowly(engine, target, args, kwargs, parent, run_id), engine)
+    return Launched(run_id, await _begin_slowly(engine, target, args, kwargs, parent, run_id, given), engine)
+
+
+def _artifacts_among(engine: Engine, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, ...]:
+    """The artifacts of this home that arguments stand for: the pipeline gets values, and their lineage goes on."""
+    found: Iterable[Artifact[Any]] = find((args, kwargs), (Artifact,))
+    return tuple(dict.fromkeys(artifact.id for artifact in found if artifact.is_in(engine.archive)))
 
 
 async def _resolved(value: Any) -> Any:
@@ -163,9 +173,11 @@ async def _launch_once(
     kwargs: dict[str, Any],
     parent: Run | None,
     run_id: str,
+    given: tuple[int, ...],
 ) -> Launched:
     """One run per key and input, whoever asks: join it, take its outcome, take it up again, or be the first."""
     run = Run(engine, run_id, target, engine.pipeline_defaults.over(target.options), args, kwargs, parent)
+    run.artifacts_given = given
     stored = await engine.io.run(acceptance.store, run)
     assert stored is not None
     canonical = acceptance.arguments((), target.binder.canonical(args, kwargs), run.context)

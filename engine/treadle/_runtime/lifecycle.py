@@ -127,8 +127,8 @@ def _refuse_hidden(plan: Plan, value: Any) -> None:
         place = "as a key of a dict" if type(holder) is dict else f"inside of a {kind}"
         raise HiddenFuture(
             f"an argument of {plan.name} has {reference!r} {place}, where nobody would put its value",
-            fix=f"pass the future by itself, or in a plain list, tuple, dict (as a value) or set, and make the {kind} in"
-            " the step; or await it before",
+            fix=f"pass the future by itself, or in a plain list, tuple, dict (as a value) or set, and make the {kind}"
+            " in the step; or await it before",
         )
 
 

@@ -60,6 +60,7 @@ class Run:
     """A run that this engine owns."""
 
     is_compiling = False
+    artifacts_given: tuple[int, ...] = ()
     context: Mapping[str, Any]
 
     def __init__(

@@ -25,7 +25,7 @@ from treadle.storage.blob_checks import damaged, is_location, location_of, store
 ATOMIC_SCHEMES: Final = frozenset(["abfs", "abfss", "az", "gcs", "gs", "memory", "oci", "oss", "s3", "s3a", "tos"])
 MOVING_SCHEMES: Final = frozenset(["arrow_hdfs", "hdfs", "sftp", "smb", "ssh", "webdav", "webhdfs"])
 
-PIECE_BYTES: Final = 8 * 1024 * 1024
+PIECE_BYTES: Final = 4 * 1024 * 1024
 
 _URL = re.compile(r"([a-z][a-z0-9_+.-]*)://([A-Za-z0-9._/@=+,~-]*)")
 _ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)

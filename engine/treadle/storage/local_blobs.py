@@ -19,7 +19,7 @@ import re
 import stat
 import sys
 import uuid
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -80,6 +80,10 @@ class LocalBlobs:
         """See ``ArtifactStore.put``."""
         view = memoryview(data).cast("B")
         return self._put([view], len(view), checksum)
+
+    def put_pieces(self, pieces: Sequence[bytes | memoryview], size: int, checksum: bytes) -> str:
+        """As ``put``, of bytes that are not one object; their length and digest are taken as given."""
+        return self._put(map(memoryview, pieces), size, checksum)
 
     def take(self, folder: Path, location: str, size: int, checksum: bytes) -> str:
         """Store the bytes of a file in another folder, which its writer may be writing to still; they pass in pieces.

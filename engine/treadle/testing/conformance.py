@@ -300,6 +300,24 @@ class ExecutorSuite:
         for durability in ("strict", "memory"):
             self.play(tmp_path / durability, scene, durability=durability)
 
+    def test_large_outputs_are_what_an_inline_step_would_have_stored(self, tmp_path: Path) -> None:
+        """The same digest and the same bytes, whether the executor's workers are trusted or not; so keys are, too."""
+        there = [self.step("blob"), self.step("text")]
+        here = [zoo.blob, zoo.text]
+
+        @pipeline
+        async def flow(made: list[Any]) -> Any:
+            futures = [each.submit(200_000) for each in made]
+            await asyncio.wait(futures)
+            artifacts = [future.artifact for future in futures]
+            return [(each.digest, each.size, each.codec, each.type, each.metadata) for each in artifacts]
+
+        async def scene(engine: Engine) -> None:
+            first, second = [(await engine.run(flow, made)).value for made in (there, here)]
+            assert first == second
+
+        self.play(tmp_path / "home", scene, cache=False)
+
     # -- caching and resuming -------------------------------------------------------------
 
     def test_a_second_call_is_a_hit(self, tmp_path: Path) -> None:

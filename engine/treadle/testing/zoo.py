@@ -153,6 +153,16 @@ async def blob_async(size: int) -> bytes:
 
 
 @step
+def text(size: int) -> str:
+    return "äb" * (size // 3)
+
+
+@step
+async def text_async(size: int) -> str:
+    return "äb" * (size // 3)
+
+
+@step
 def length(data: bytes) -> int:
     return len(data)
 
@@ -177,7 +187,7 @@ def die(code: int) -> None:
 
 STEPS = {
     name: (globals()[name], globals()[f"{name}_async"])
-    for name in ("echo", "bounds", "fail", "talk", "count", "third_time", "hang", "blob", "length")
+    for name in ("echo", "bounds", "fail", "talk", "count", "third_time", "hang", "blob", "text", "length")
 }
 
 

@@ -106,7 +106,7 @@ def accepted(run: Run, stored: Stored | None, part: Part) -> ev.RunAccepted:
     return ev.RunAccepted(
         at=run.created_at, pipeline=run.name, parent=run.parent.id if run.parent else "", parent_call=run.parent_call,
         arguments=data, codec=codec, recoverable=run.recoverable, options=KeptOptions.of(run).packed(),
-        wired=run.target.is_wired,
+        wired=run.target.is_wired, given=run.artifacts_given,
     )  # fmt: skip
 
 

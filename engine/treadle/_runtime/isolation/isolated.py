@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from treadle import events as ev
 from treadle._core.binding import PLAIN, find, replace
 from treadle._runtime import LOADED_AT
 from treadle._runtime.calls import facts, inline, inputs
@@ -21,6 +20,7 @@ from treadle._runtime.calls.inputs import Stand_ins, Values
 from treadle._runtime.current import Current
 from treadle._runtime.isolation import distant, nested, reaching, remote_errors, strangers
 from treadle._runtime.isolation.executors import Bridge, Placed
+from treadle._runtime.isolation.sinks import CallSink
 from treadle._runtime.maps.mapping import MapFuture
 from treadle._runtime.maps.unmapped import Unmapped
 from treadle._runtime.resources.usage import Meter
@@ -28,7 +28,6 @@ from treadle._runtime.views.artifact import Artifact
 from treadle.contracts import INLINE_BYTES, Attempt, Needs, Output, Payload, Performed, Raised
 from treadle.errors import EncodeError, WorkerProtocolError
 from treadle.events import Input
-from treadle.secret import masked
 from treadle.storage import codecs, views
 from treadle.storage.blob_checks import location_of
 from treadle.storage.local_blobs import LocalBlobs
@@ -44,7 +43,6 @@ MOST_INLINE_BYTES = 4 * 1024 * 1024
 """Of all inputs of one call together; what is more lies in the store, however small."""
 ENDING_S = 10.0
 """How long an executor may take to end an attempt that has timed out; the call goes on without it then."""
-MESSAGE_CHARS = 64 * 1024
 SHAPES = ("", "tuple", "list", "dict")
 
 
@@ -345,52 +343,6 @@ def _note_usage(call: Call, outcome: Performed | Raised) -> None:
         meter.cpu_s = (meter.cpu_s or 0.0) + outcome.cpu_s
     if outcome.peak_rss_bytes is not None:
         meter.peak_rss_bytes = max(meter.peak_rss_bytes or 0, outcome.peak_rss_bytes)
-
-
-class CallSink:
-    """Writes what an isolated step says into the log of its run."""
-
-    __slots__ = ("_attempt", "_begun", "_call", "_name", "_run", "_step")
-
-    def __init__(self, call: Call) -> None:
-        self._call, self._run, self._attempt = call, call.run, call.attempt
-        self._begun: asyncio.Future[None] | None = None
-        self._name, self._step = call.name, call.plan.name
-
-    def awaited(self) -> asyncio.Future[None]:
-        """Done when the executor says that the attempt has begun."""
-        self._begun = self._run.loop.create_future()
-        return self._begun
-
-    def begun(self) -> None:
-        """The attempt has waited in its executor, and begins now."""
-        if self._begun is not None and not self._begun.done():
-            self._begun.set_result(None)
-
-    def say(self, level: str, message: str, stream: str) -> None:
-        """A line of output, or a record of ``logging``."""
-        self._append(
-            ev.Logged(
-                at=self._run.now(), call=self._name, step=self._step, attempt=self._attempt, level=level,
-                message=masked(message)[:MESSAGE_CHARS], stream=stream,
-            )
-        )  # fmt: skip
-
-    def note(self, facts: bytes) -> None:
-        """Metadata."""
-        at = self._run.now()
-        self._append(ev.MetadataLogged(at=at, call=self._name, step=self._step, attempt=self._attempt, body=facts))
-
-    def progress(self, done: float, total: float | None) -> None:
-        """How far the step is."""
-        at = self._run.now()
-        self._append(
-            ev.Progressed(at=at, call=self._name, step=self._step, attempt=self._attempt, done=done, total=total)
-        )
-
-    def _append(self, event: ev.Event) -> None:
-        if not self._call.is_settled and not self._run.is_over:
-            self._run.append(event)
 
 
 # -- outputs ------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from treadle._runtime.maps.mapping import MapFuture
 from treadle._runtime.maps.unmapped import Unmapped
 from treadle.contracts import Part
 from treadle.storage import codecs
+from treadle.storage.fsspec_blobs import FsspecBlobs
 from treadle.storage.local_blobs import LocalBlobs
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def _stored(engine: Engine, row: ArtifactRow) -> codecs.Stored:
 def _pieces(engine: Engine, row: ArtifactRow) -> Callable[[], Generator[memoryview, None, None]]:
     def pieces() -> Generator[memoryview, None, None]:
         blobs, body = engine.vault.blobs, row.body
-        if isinstance(blobs, LocalBlobs) and distant.is_in_store(row):
+        if isinstance(blobs, (LocalBlobs, FsspecBlobs)) and distant.is_in_store(row):
             yield from blobs.pieces(body.location, body.size, body.checksum)
         else:
             yield memoryview(engine.vault.data(row))

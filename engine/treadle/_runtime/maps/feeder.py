@@ -13,12 +13,13 @@ one gets it at once. An input without a size is read as its results are taken, n
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import itertools
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from treadle import events as ev
 from treadle._core.admission import Limit
@@ -50,6 +51,9 @@ class Feeder(Mapped, Generic[T]):
     def __init__(self, run: Run, step: Step[..., Any], name: str, sources: Sources) -> None:
         self._run, self._step, self.name = run, step, name
         self._sources = sources
+        self._over: list[Feeder[Any]] = (
+            [] if sources.is_product else [source for source in sources.mapped if isinstance(source, Feeder)]
+        )
         self._plan = run.plan(step)
         self._limits, self._window = _limits(self._plan, step.map_limit)
         self._context = contextvars.copy_context()
@@ -69,6 +73,9 @@ class Feeder(Mapped, Generic[T]):
         self._feeder = run.loop.create_task(self._make_all(), context=self._context.copy())
         self._feeder.add_done_callback(self._end_unbegun)
         run.feeders[self] = None
+        if sources.length:
+            with contextlib.suppress(Exception):  # the feeder comes upon it again, and answers it
+                self._make_until(0)  # so that the log tells its place among the calls that are submitted after it
 
     @property
     def length(self) -> int | None:
@@ -109,9 +116,17 @@ class Feeder(Mapped, Generic[T]):
             isinstance(s, Feeder) and isinstance(s.missing, asyncio.CancelledError) for s in self._sources.mapped
         )
 
+    def _is_beyond_cancelled(self, index: int) -> bool:
+        """Whether a map that it goes over was cancelled before it had made its call at an index."""
+        return any(index >= s._next and isinstance(s.missing, asyncio.CancelledError) for s in self._over)
+
     def _make_until(self, index: int) -> None:
         """Submit the calls up to an index now; only for inputs whose size is known."""
         while self._next <= index and not self._is_complete:
+            if self._over and self._is_beyond_cancelled(self._next):
+                self._was_cancelled = True
+                self._complete()
+                return
             self._submit(self._sources.at(self._next))
             if self._next == self._sources.length:
                 self._complete()
@@ -190,6 +205,17 @@ class Feeder(Mapped, Generic[T]):
                 count=length - self._next,
             )
         )  # fmt: skip
+
+    def _cancelled_before(self, index: int) -> StepFuture[T]:
+        """What stands for a call that the cancellation came before: the same as for one that was cancelled."""
+        run = self._run
+        name, error = child(run.name_of_map(self.name), index), asyncio.CancelledError(f"map {self.name} was cancelled")
+        call = Call(cast("Run", run.past), self._plan, name, index, (), None)
+        call.state, call.outcome, call.error = CallState.ENDED, "cancelled", error
+        future: StepFuture[T] = self._plan.future_type(loop=run.loop)
+        future._call, future._output = call, ""
+        asyncio.Future.cancel(future, str(error))
+        return future
 
     def halt(self) -> None:
         """Make no more calls."""

@@ -62,6 +62,8 @@ class MapFuture(Feeder[T], Iterable[StepFuture[T]], Generic[T]):
             return cast("StepFuture[T]", known)
         if at < self._next:
             raise self._given_away(at)
+        if isinstance(self.missing, asyncio.CancelledError):
+            return self._run.engine.on_loop(self._cancelled_before, at)
         raise ResultNotReady(
             f"call {child(self.name, at)} was never made", why=str(self.missing), fix="look at .status first"
         )
@@ -128,7 +130,12 @@ class MapFuture(Feeder[T], Iterable[StepFuture[T]], Generic[T]):
             TimeoutError: the wait took longer than ``timeout`` seconds.
         """
         if not self._run.engine.is_on_loop():
-            return cast("list[T]", self._run.engine.block_on(self._gather(), timeout))
+            try:
+                return cast("list[T]", self._run.engine.block_on(self._gather(), timeout))
+            except TimeoutError as error:
+                if error.args or timeout is None:
+                    raise  # of a step
+            raise TimeoutError(f"map {self.name} has not ended after {timeout} s")
         if not self.done():
             raise ResultNotReady(
                 f"map {self.name} has not ended, and .result() never waits on the event loop",
@@ -175,6 +182,10 @@ class MapFuture(Feeder[T], Iterable[StepFuture[T]], Generic[T]):
     def _values(self) -> list[T]:
         return [arrived(value_of(self._children[index])) for index in sorted(self._children)]
 
+    def _made(self) -> list[Call | StepFuture[T]]:
+        """What stands for each call, in the order of the items."""
+        return [self._children[index] for index in sorted(self._children)]
+
     async def _stream(self) -> AsyncGenerator[StepFuture[T], None]:
         if not self._is_streamed:
             self._is_streamed = True
@@ -191,6 +202,7 @@ class MapFuture(Feeder[T], Iterable[StepFuture[T]], Generic[T]):
                 break
             self._wake.clear()
             await self._wake.wait()
-        if self._source_error is not None:
+        missing = self.missing
+        if missing is not None:  # items without a call: who counts on all of them must not take these for the whole
             self._handle()
-            raise self._source_error
+            raise missing

@@ -63,7 +63,7 @@ class Sources:
     def __init__(self, run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], *, product: bool = False) -> None:
         self._args: list[Any] = [_source(run, f"argument {i + 1}", value) for i, value in enumerate(args)]
         self._kwargs = {name: _source(run, f"argument {name}", value) for name, value in kwargs.items()}
-        self._is_product = product
+        self.is_product = product
         self.mapped = [source for source in self._every() if not isinstance(source, Unmapped)]
         if not self.mapped:
             raise OptionError(
@@ -88,7 +88,7 @@ class Sources:
         known = [length for length in lengths.values() if length is not None]
         if len(known) < len(lengths):
             return None
-        if self._is_product:
+        if self.is_product:
             return math.prod(known)
         if len(set(known)) > 1:
             listed = ", ".join(f"{name} has {length}" for name, length in lengths.items())
@@ -97,7 +97,7 @@ class Sources:
 
     def at(self, index: int) -> Arguments:
         """The arguments of one call; only if the length is known."""
-        if self._is_product:
+        if self.is_product:
             return self._combination(index)
         args = tuple([source if isinstance(source, Unmapped) else source[index] for source in self._args])
         if not self._kwargs:
@@ -120,7 +120,7 @@ class Sources:
 
     async def items(self) -> AsyncGenerator[Arguments, None]:
         """The arguments of each call, read as they are asked for."""
-        if self._is_product:
+        if self.is_product:
             await self._collect()
             for index in range(self._length() or 0):
                 yield self.at(index)

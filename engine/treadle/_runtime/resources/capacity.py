@@ -95,7 +95,8 @@ def bounds(run: Run, plan: Plan, rate: Rate | Unset | None) -> list[Limit | Clai
         ResourcesExceeded: the step asks for more than there is, and ``overcommit="error"``.
     """
     found: list[Limit | Claim] = []
-    if plan.resources is not None:
+    # What is elsewhere is not this machine's to count.
+    if plan.resources is not None and not (plan.executor is not None and plan.executor.queues):
         claim, clamped = run.engine.capacity.claim(plan.name, plan.resources)
         if claim is not None:
             found.append(claim)

@@ -9,20 +9,26 @@ from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from treadle._core import parameters
-from treadle._core.binding import Binder, find, snapshot
+from treadle._core.binding import Binder, find, hidden, snapshot
 from treadle._core.naming import Names
 from treadle._runtime.context import active_call, active_run
 from treadle._runtime.maps.sources import Sources
 from treadle._runtime.plan import hint
 from treadle._runtime.static.placeholder import MapPlaceholder, Placeholder, where_called
-from treadle._runtime.static.program import Node, Program, checked
-from treadle.errors import MapLengthError, OptionError, PlaceholderUsed, ValidationError
+from treadle._runtime.static.program import Node, Program, checked, simple_needs
+from treadle.errors import EndlessPipeline, MapLengthError, OptionError, PlaceholderUsed, ValidationError
 
 if TYPE_CHECKING:
     from treadle._runtime.engine import Engine
     from treadle._runtime.pipeline import PipelineFn
     from treadle._runtime.run import Run
     from treadle._runtime.step import Step
+
+DEEPEST = 40
+"""So many static pipelines may call each other with known arguments; beyond, Python's own limit is near."""
+
+OWN_FRAMES = 4
+"""So many frames at least lie between the recorder's note of a place and the user's code."""
 
 LONGEST = 1_000_000
 """An iterator without a length is read to its end for a map, but not for ever."""
@@ -38,26 +44,58 @@ def compile_function(
         ValidationError: has all that is wrong with it.
         BaseException: whatever the function raises.
     """
-    recorder = Recorder(target.name, engine, context)
+    above: Any = active_run.get()
+    path = (*above.path, target.name) if isinstance(above, Recorder) and not above.is_over else (target.name,)
+    if len(path) > DEEPEST:
+        raise _too_deep(path)
+    recorder = Recorder(target.name, engine, context, path)
     value = recorder.record(target.fn, args, kwargs)
     program = checked(target.name, recorder.nodes, value, recorder.names, recorder.problems, engine)
-    recorder.warn_of_unused(value)
+    recorder.warn_of_unused()
     return program
 
 
-class Recorder:
-    """What ``current_run`` gives while a static pipeline is compiled: it notes calls, and performs none.
+def _too_deep(path: tuple[str, ...]) -> EndlessPipeline:
+    circle = path[path.index(path[-1]) :] if path.count(path[-1]) > 1 else path
+    second = circle.index(path[-1], 1) if path[-1] in circle[1:] else len(circle) - 1
+    shown = " -> ".join(circle[: second + 1])
+    problem = f"static pipelines call each other {len(path)} deep, and it does not end: {shown}"
+    return EndlessPipeline(
+        problem, where=where_called(), why="all of it is compiled before anything runs",
+        fix="end the recursion by an argument that is known while compiling, or make the pipeline dynamic"
+        " (no static=True)", problems=(problem,),
+    )  # fmt: skip
 
-    It is its own engine, one that is never on the loop, so that steps hand their calls over as ``def`` pipelines do.
-    """
+
+class _OffLoop:
+    """The engine of a recorder: never on the loop, so that steps hand their calls over as ``def`` pipelines do."""
+
+    def is_on_loop(self) -> bool:
+        """Never, so that a call is handed over and waited for, which here takes no time."""
+        return False
+
+    def on_loop(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """At once."""
+        return fn(*args)
+
+    def wait_for_call(self, run: Any, future: Placeholder) -> Placeholder:
+        """There is nothing to wait for."""
+        return future
+
+
+class Recorder:
+    """What ``current_run`` gives while a static pipeline is compiled: it notes calls, and performs none."""
 
     is_compiling, is_over, fills = True, False, True
+    engine = _OffLoop()
 
-    def __init__(self, name: str, engine: Engine | None, context: Mapping[str, Any]) -> None:
-        self._name, self._engine, self._context = name, engine, context
+    def __init__(self, name: str, engine: Engine | None, context: Mapping[str, Any], path: tuple[str, ...]) -> None:
+        self._name, self._engine, self._context, self.path = name, engine, context, path
         self.nodes: list[Node] = []
         self.names = Names()
         self.problems: list[str] = []
+        self.returned: list[Placeholder] = []
+        self._places: dict[str, str] = {}
 
     def record(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the function; gives what it returns, placeholders and all."""
@@ -76,29 +114,15 @@ class Recorder:
             raise
         finally:
             self.is_over = True
-        where = _where_defined(fn)
-        self._check_own((value,), where)
-        self._check_hidden("the value of the pipeline", where, (value,))
+        self._check_value(value, _where_defined(fn))
         return value
 
-    # -- as the engine of a run -----------------------------------------------------------
-
-    @property
-    def engine(self) -> Recorder:
-        """Itself."""
-        return self
-
-    def is_on_loop(self) -> bool:
-        """Never, so that a call is handed over and waited for, which here takes no time."""
-        return False
-
-    def on_loop(self, fn: Callable[..., Any], *args: Any) -> Any:
-        """At once."""
-        return fn(*args)
-
-    def wait_for_call(self, run: Any, future: Placeholder) -> Placeholder:
-        """There is nothing to wait for."""
-        return future
+    def _check_value(self, value: Any, where: str) -> None:
+        parts = list(find((value,), (object,)))
+        self.returned = [part for part in parts if isinstance(part, Placeholder)]
+        self._check_own(self.returned, where)
+        if len(self.returned) < len(parts):
+            self._check_hidden("the value of the pipeline", where, (value,))
 
     def raise_if_ending(self) -> None:
         """It does not end early."""
@@ -138,6 +162,8 @@ class Recorder:
         if is_sound and target.is_static and next(find((args, kwargs), (Placeholder,)), None) is None:
             try:
                 target.prepared(self._engine, {**self._context, **(target.options.context or {})}, args, kwargs)
+            except EndlessPipeline:
+                raise  # one is enough of them
             except ValidationError as error:
                 self.problems += [f"pipeline {target.name}: {problem}" for problem in error.problems]
         return Placeholder(self._node(target, target.name, args, kwargs, "child"))
@@ -146,21 +172,32 @@ class Recorder:
         self, step: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any],
         kind: Literal["call", "map", "child"] = "call", is_product: bool = False, length: int | None = None,
     ) -> Node:  # fmt: skip
-        index, where = len(self.nodes), where_called()
-        self._check_own((args, kwargs), where)
-        args, kwargs = snapshot((args, kwargs))
-        node = Node(self._name, index, self.names.take(name), step, args, kwargs, where, kind, is_product, length)
-        self._check_hidden(f"an argument of {kind if kind == 'map' else 'step'} {node.name}", where, (args, kwargs))
+        index, where = len(self.nodes), self._where()
+        needs = simple_needs(self.nodes, args, kwargs)
+        if needs is None:
+            self._check_own(find((args, kwargs), (Placeholder,)), where)
+            args, kwargs = snapshot((args, kwargs))
+        own_name = self.names.take(name)
+        node = Node(self._name, index, own_name, step, args, kwargs, where, kind, is_product, length, needs)
+        if needs is None:
+            self._check_hidden(f"an argument of {kind if kind == 'map' else 'step'} {own_name}", where, (args, kwargs))
         self.nodes.append(node)
         return node
+
+    def _where(self) -> str:
+        """Where the function is; a loop that makes many calls is one place."""
+        where = where_called(OWN_FRAMES)
+        return self._places.setdefault(where, where)
 
     # -- what can be wrong ----------------------------------------------------------------
 
     def _check_arguments(
         self, what: str, name: str, binder: Binder, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> bool:
+        if what == "step" and self._context:
+            kwargs = parameters.filled(binder, self._context, args, kwargs)
         try:
-            binder.check(args, parameters.filled(binder, self._context, args, kwargs) if what == "step" else kwargs)
+            binder.check(args, kwargs)
         except TypeError as error:
             self.problems.append(f"{what} {name} ({where_called()}): {error}")
             return False
@@ -168,19 +205,19 @@ class Recorder:
 
     def _check_hidden(self, what: str, where: str, values: Any) -> None:
         """Note placeholders in a dataclass or a named tuple, say: nobody would put the values in there."""
-        for holder in find(values, (object,)):
-            parts = () if isinstance(holder, (Placeholder, type)) else _parts(holder)
-            for placeholder in find(parts, (Placeholder,)):
-                kind = type(holder).__qualname__
-                self.problems.append(
-                    f"{what} ({where}) has {placeholder!r} inside of a {kind}, which is handed on as it is; pass the"
-                    f" placeholder by itself or in a plain list, tuple, dict or set, and make the {kind} in a step"
-                )
+        for holder, placeholder in hidden(values, (Placeholder,), LONGEST):
+            kind = type(holder).__qualname__
+            place = "as a key of a dict" if type(holder) is dict else f"inside of a {kind}"
+            self.problems.append(
+                f"{what} ({where}) has {placeholder!r} {place}, which is handed on as it is; pass the"
+                f" placeholder by itself or in a plain list, tuple, dict or set, and make the {kind} in a step"
+            )
 
-    def _check_own(self, values: Any, where: str) -> None:
-        for placeholder in find(values, (Placeholder,)):
+    def _check_own(self, placeholders: Iterable[Placeholder], where: str) -> None:
+        nodes, count = self.nodes, len(self.nodes)
+        for placeholder in placeholders:
             index = placeholder._node.index
-            if index >= len(self.nodes) or self.nodes[index] is not placeholder._node:
+            if index >= count or nodes[index] is not placeholder._node:
                 raise ValidationError(
                     f"{placeholder!r} belongs to another pipeline, or to another compilation of this one",
                     where=where, fix="keep no placeholder outside of the function that made it",
@@ -202,9 +239,9 @@ class Recorder:
             self.problems.append(f"a map goes over an iterator of more than {LONGEST:,} items ({where_called()})")
         return items
 
-    def warn_of_unused(self, value: Any) -> None:
+    def warn_of_unused(self) -> None:
         """Warn of a step whose value goes nowhere, where others' values go somewhere and it does return one."""
-        returned: set[int] = {placeholder._node.index for placeholder in find((value,), (Placeholder,))}
+        returned: set[int] = {placeholder._node.index for placeholder in self.returned}
         used = returned.union(*(node.needs for node in self.nodes))
         for node in self.nodes:
             is_sink = not returned and bool(node.needs)
@@ -215,16 +252,6 @@ class Recorder:
 def _where_defined(fn: Callable[..., Any]) -> str:
     code = getattr(inspect.unwrap(fn), "__code__", None)
     return where_called() if code is None else f"{code.co_filename}:{code.co_firstlineno}"
-
-
-def _parts(holder: Any) -> Iterable[Any]:
-    """What a container of a class of its own, or a dataclass, holds."""
-    if isinstance(holder, dict):
-        return list(holder.values())
-    if isinstance(holder, (tuple, list, set, frozenset)):
-        return list(cast("Iterable[Any]", holder))
-    names = getattr(type(holder), "__dataclass_fields__", ())
-    return [getattr(holder, name, None) for name in names]
 
 
 def _returns_nothing(node: Node) -> bool:

@@ -62,11 +62,16 @@ async def perform(run: Run) -> Any:
 
 
 class _Performance:
-    """One run of a program; ``_made`` has what became of a node: a future, a map, a child run's value, or ``Lost``."""
+    """One run of a program; ``_made`` has what became of a node: a future, a map, a child run's value, or ``Lost``.
+
+    Of most nodes it is known what they wait for (``Node.is_simple``), so that their arguments are not searched again.
+    """
 
     def __init__(self, run: Run, program: Program) -> None:
         self._run, self._program = run, program
         self._made: dict[int, Any] = {}
+        self._can_lose = any(node.kind == "child" for node in program.nodes)
+        self._is_open = not PLAIN.issuperset(map(type, run.given.values()))
         self._children: set[asyncio.Task[None]] = set()
         self._handles: dict[int, RunHandle[Any]] = {}
         self._inputs = shared(run.kwargs.get("inputs") or {}) if run.target.is_wired else {}
@@ -92,7 +97,7 @@ class _Performance:
         count = 0
         for index in indices:
             node = self._program.nodes[index]
-            if any(need not in self._made for need in node.needs):
+            if self._can_lose and any(need not in self._made for need in node.needs):
                 left.append(index)
             elif node.kind == "child":
                 self._start_child(node)
@@ -130,23 +135,36 @@ class _Performance:
 
     def value(self) -> Any:
         """What the run gives."""
-        value = self._resolved(self._program.value)
-        return conclusion.Outputs(value) if self._run.target.is_wired else value
+        value = self._program.value
+        if self._run.target.is_wired:
+            return conclusion.Outputs({name: self._resolved(output) for name, output in value.items()})
+        return self._resolved(value)
 
     # -- calls and maps -------------------------------------------------------------------
 
     def _submit(self, node: Node) -> None:
-        lost = next((lost for need in node.needs if (lost := _lost(self._made[need])) is not None), None)
-        run = self._run
-        if lost is not None:
-            if node.kind == "call":
-                self._made[node.index] = run.skip_as(node.name, node.step, lost.name, lost.error)
-            else:
-                self._made[node.index] = lost
-            return
-        args = tuple([self._resolved(value) for value in node.args])
-        kwargs = {name: self._resolved(value) for name, value in node.kwargs.items()}
-        step = node.step
+        if self._can_lose:
+            lost = next((lost for need in node.needs if (lost := _lost(self._made[need])) is not None), None)
+            if lost is not None:
+                self._skip(node, lost)
+                return
+        if node.is_plain:
+            args, kwargs = node.args, node.kwargs
+        else:
+            args = tuple([self._resolved(value) for value in node.args])
+            kwargs = {name: self._resolved(value) for name, value in node.kwargs.items()} if node.kwargs else {}
+        if node.is_simple and not self._can_lose and not self._is_open:
+            references = [self._made[need] for need in node.needs]
+            self._made[node.index] = self._run.submit_as(node.name, node.step, args, kwargs, references)
+        else:
+            self._submit_slowly(node, args, kwargs)
+
+    def _skip(self, node: Node, lost: Lost) -> None:
+        is_call = node.kind == "call"
+        self._made[node.index] = self._run.skip_as(node.name, node.step, lost.name, lost.error) if is_call else lost
+
+    def _submit_slowly(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        run, step = self._run, node.step
         if node.after is not UNSET and next(find((node.after,), (Placeholder,)), None) is not None:
             step = step.with_options(after=self._resolved(node.after))
         if node.kind == "map":
@@ -155,9 +173,16 @@ class _Performance:
             self._made[node.index] = run.submit_as(node.name, step, args, kwargs)
 
     def _resolved(self, value: Any) -> Any:
-        return value if type(value) in PLAIN else replace(value, _StandIns, self._meant)
+        kind = type(value)
+        if kind in PLAIN:
+            return value
+        if kind is Placeholder and not value._output:
+            return self._made[value._node.index]
+        return self._inputs[value.name] if kind is Given else replace(value, _StandIns, self._meant)
 
     def _meant(self, item: Any) -> Any:
+        if type(item) is Placeholder and not item._output:
+            return self._made[item._node.index]
         if isinstance(item, Given):
             return self._inputs[item.name]
         if isinstance(item, FromContext):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from treadle._core.annotations import Annotations, Unknown, accepts, item_of, output_of, shown
-from treadle._core.binding import find
+from treadle._core.binding import PLAIN, find
 from treadle._core.graph import Graph, circles, topological
 from treadle._core.naming import Names
 from treadle._core.wiring import circle_text
@@ -18,7 +18,7 @@ from treadle._runtime.isolation.executors import not_installed, trouble_of
 from treadle._runtime.maps.unmapped import Unmapped
 from treadle._runtime.static.placeholder import ItemPlaceholder, MapPlaceholder, Placeholder
 from treadle.errors import TreadleError, ValidationError
-from treadle.options import UNSET
+from treadle.options import UNSET, StepOptions
 
 if TYPE_CHECKING:
     from treadle._runtime.engine import Engine
@@ -28,11 +28,13 @@ class Node:
     """One call, one map or one child run of a compiled pipeline.
 
     ``step`` is a step, or the pipeline of a child run; ``length`` the number of a map's calls, if that is known.
+    A call is ``is_plain`` if its arguments are plain values, and ``is_simple`` if they are such, values of other calls
+    and values given by name, so that ``needs`` names all that it waits for.
     """
 
     __slots__ = (
-        "after", "args", "index", "is_product", "kind", "kwargs", "length", "name", "needs", "outputs", "pipeline",
-        "step", "where",
+        "after", "args", "index", "is_plain", "is_product", "is_simple", "kind", "kwargs", "length", "name", "needs",
+        "outputs", "pipeline", "step", "where",
     )  # fmt: skip
 
     def __init__(
@@ -43,15 +45,39 @@ class Node:
         self.pipeline, self.index, self.name, self.step = pipeline, index, name, step
         self.args, self.kwargs, self.where, self.kind = args, kwargs, where, kind
         self.is_product, self.length = is_product, length
-        declared = step.options.outputs if kind != "child" else UNSET
-        self.outputs: tuple[str, ...] = declared or (step.name,)
-        self.after: Any = step.options.after if kind != "child" else UNSET
-        self.needs = _needs((args, kwargs, self.after)) if needs is None else needs
+        options: StepOptions | None = step.options if kind != "child" else None
+        declared = UNSET if options is None else options.outputs
+        self.outputs: tuple[str, ...] = (step.name,) if declared is UNSET else declared or (step.name,)
+        self.after: Any = UNSET if options is None else options.after
+        self.is_simple = needs is not None and kind == "call" and self.after is UNSET
+        self.is_plain = self.is_simple and PLAIN.issuperset(map(type, args)) and not kwargs
+        if needs is None:
+            needs = _needs((args, kwargs, self.after))
+        elif self.after is not UNSET:
+            needs = list(dict.fromkeys((*needs, *_needs((self.after,)))))
+        self.needs = needs
 
     @property
     def label(self) -> str:
         """What messages call it."""
         return f"{'pipeline' if self.kind == 'child' else 'step'} {self.name} ({self.where})"
+
+
+def simple_needs(nodes: Sequence[Node], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int] | None:
+    """The nodes that arguments come from, if these are plain values and whole values of ``nodes`` and nothing else."""
+    needs: list[int] = []
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        kind = type(value)
+        if kind in PLAIN:
+            continue
+        if kind is not Placeholder or not 0 <= value._node.index < len(nodes):
+            return None
+        index = value._node.index
+        if nodes[index] is not value._node or nodes[index].kind == "map":
+            return None
+        if index not in needs:
+            needs.append(index)
+    return needs
 
 
 def _needs(values: Any) -> list[int]:
@@ -110,7 +136,8 @@ def checked(
     needs = [node.needs for node in nodes]
     order = topological(needs)
     found = list(problems)
-    found += [circle_text([nodes[index].name for index in circle]) for circle in circles(needs, order)]
+    if len(order) < len(nodes):
+        found += [circle_text([nodes[index].name for index in circle]) for circle in circles(needs, order)]
     found += _wrong_types(nodes)
     found += _wrong_runtimes(nodes, engine)
     found += _impossible_resources(nodes, engine)
@@ -202,6 +229,10 @@ def _impossible_resources(nodes: Sequence[Node], engine: Engine | None) -> Itera
     """More than the engine has, where it refuses that; which engine has to be known."""
     for node in nodes:
         asked = UNSET if node.kind == "child" else node.step.options.resources
+        if asked is UNSET:
+            continue  # as of most, and ``UNSET`` takes its time to say that it is false
+        if asked and engine is not None and engine.executors.sets_aside(node.step.options.runtime or "inline"):
+            continue
         error = engine.capacity.problem(node.step.name, asked) if engine is not None and asked else None
         if error is not None:
             yield f"{node.label}: {error}"

@@ -305,17 +305,20 @@ def _program(
     members = [_member(step, names.take(step.name), where) for step, where in steps]
     wired = wiring.wire(members, sorted(given), context)
     nodes = [
-        Node(pipeline, index, member.call, step, (), {}, member.where, needs=wired.needs[index])
+        Node(pipeline, index, member.call, step, (), _NO_ARGUMENTS, member.where, needs=wired.needs[index])
         for index, (member, (step, _)) in enumerate(zip(members, steps, strict=True))
     ]
-    for node, bound in zip(nodes, wired.bound, strict=True):
-        node.args = tuple([_argument(source, nodes) for source in bound.args])
-        node.kwargs = {name: _argument(source, nodes) for name, source in bound.kwargs.items()}
-    value = {
-        output: _produced(node, output)
-        for node, member in zip(nodes, members, strict=True)
-        for output in member.outputs
-    }
+    value: dict[str, Placeholder] = {}
+    for node, member in zip(nodes, members, strict=True):
+        has_one = len(node.outputs) == 1  # which is the whole value
+        for output in member.outputs:
+            value[output] = Placeholder(node, "" if has_one else output)
+    for node, args, kwargs in zip(nodes, wired.args, wired.kwargs, strict=True):
+        node.args = tuple([_argument(source, value) for source in args])
+        if kwargs:
+            node.kwargs = {name: _argument(source, value) for name, source in kwargs.items()}
+        node.is_simple = node.is_simple and not any(type(source) is Constant for source in args)
+        node.is_plain = node.is_simple and not (args or kwargs)
     program = checked(pipeline, nodes, value, names, wired.problems, engine)
     for warning in wired.warnings:
         hint(f"pipeline {pipeline}: {warning}")
@@ -323,17 +326,15 @@ def _program(
 
 
 def _member(step: Step[..., Any], call: str, where: str) -> Member:
-    inputs, outputs = step.options.inputs, step.options.outputs
-    binder = step.binder
-    return Member(call, binder.signature, binder.positional, inputs or (), outputs or (call,), where)
+    inputs, outputs, binder = step.options.inputs, step.options.outputs, step.binder
+    parameters = binder.signature.parameters
+    return Member(call, parameters, binder.positional, inputs or (), outputs or (call,), where, binder.is_plain)
 
 
-def _argument(source: wiring.Source, nodes: Sequence[Node]) -> Any:
-    if isinstance(source, Produced):
-        return _produced(nodes[source.member], source.output)
+def _argument(source: wiring.Source, produced: Mapping[str, Placeholder]) -> Any:
+    if type(source) is Produced:
+        return produced[source.output]
     return source.value if isinstance(source, Constant) else source
 
 
-def _produced(node: Node, output: str) -> Placeholder:
-    """A step's only output is its value as it is."""
-    return Placeholder(node, output if len(node.outputs) > 1 else "")
+_NO_ARGUMENTS: dict[str, Any] = {}

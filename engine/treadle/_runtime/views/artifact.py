@@ -199,6 +199,11 @@ class Artifact(Generic[T_co]):
             return self.read()
         return await asyncio.to_thread(self.read)
 
+    def is_in(self, archive: Archive) -> bool:
+        """Whether it belongs to that home."""
+        own = self._vault.archive
+        return own is not None and own.path == archive.path
+
     def lineage(self) -> Lineage:
         """What it was made of, back through every producer that the log knows; ``str`` draws it as a tree. Blocks."""
         assert self._vault.archive is not None

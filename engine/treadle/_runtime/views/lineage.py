@@ -218,6 +218,9 @@ class Contents:
         }
         for number, digest in archive.digests(ended):
             self._found.setdefault(digest, []).append((ended[number][0], number, ended[number][1]))
+        if run.accepted is not None:
+            for number, digest in archive.digests(run.accepted.given):
+                self._found.setdefault(digest, []).append((run.created_at, number, ""))
         for child in archive.values_of_children(run.run_id):
             self._found.setdefault(child.body.digest, []).append((child.body.at, child.id, ""))
         for known in self._found.values():

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 import msgspec
 
 from treadle._core.machine import CallStatus, RunStatus
-from treadle._core.naming import base_of
+from treadle._core.naming import base_of, in_families
 from treadle._core.replay import CallRecord, RunRecord
 from treadle._runtime.calls.failures import described, rebuild
 from treadle._runtime.views import drawing, folding, page, report
 from treadle._runtime.views.archive import Archive
 from treadle._runtime.views.artifact import Artifact
 from treadle._runtime.views.lineage import Contents, sources_of, value_of
-from treadle._runtime.views.shelf import Shelf, values
+from treadle._runtime.views.shelf import Shelf, several_shown, values
 from treadle._runtime.views.widths import left, printable, width
 from treadle.errors import (
     CallNotFound,
@@ -46,10 +46,13 @@ MOST_COMPARED = 2000
 class Lazy(Mapping[str, V]):
     """A mapping whose values are made when they are asked for; a name that it does not have is told the nearest one."""
 
-    __slots__ = ("_make", "_owner", "_what")
+    __slots__ = ("_make", "_owner", "_show", "_what")
 
-    def __init__(self, make: dict[str, Callable[[], V]], what: str = "output", owner: str = "this result") -> None:
-        self._make, self._what, self._owner = make, what, owner
+    def __init__(
+        self, make: dict[str, Callable[[], V]], what: str = "output", owner: str = "this result",
+        show: Mapping[str, Callable[[], str]] | None = None,
+    ) -> None:  # fmt: skip
+        self._make, self._what, self._owner, self._show = make, what, owner, show or {}
 
     def __getitem__(self, key: str) -> V:
         try:
@@ -68,7 +71,9 @@ class Lazy(Mapping[str, V]):
         return len(self._make)
 
     def __repr__(self) -> str:
-        return _braced(self._make)
+        first = itertools.islice(self._make, SHOWN)
+        shown = [f"{name!r}: {self._show[name]() if name in self._show else '...'}" for name in first]
+        return f"{{{', '.join(shown)}{', ...' if len(self) > SHOWN else ''}}}"
 
 
 class StepResults(Mapping[str, "StepResult"]):
@@ -95,13 +100,8 @@ class StepResults(Mapping[str, "StepResult"]):
         return len(self._calls)
 
     def __repr__(self) -> str:
-        return _braced({name: call.status for name, call in itertools.islice(self._calls.items(), SHOWN + 1)})
-
-
-def _braced(values: Mapping[str, object]) -> str:
-    """As a dict is shown; values that are made on demand as dots, and no more than anybody reads."""
-    shown = [f"{key!r}: {value if isinstance(value, str) else '...'}" for key, value in values.items()]
-    return f"{{{', '.join(shown[:SHOWN])}{', ...' if len(shown) > SHOWN else ''}}}"
+        shown = [f"{name!r}: {call.status}" for name, call in itertools.islice(self._calls.items(), SHOWN)]
+        return f"{{{', '.join(shown)}{', ...' if len(self) > SHOWN else ''}}}"
 
 
 def _not_found(key: object, known: Mapping[str, object], what: str, owner: str) -> CallNotFound:
@@ -404,7 +404,8 @@ class RunResult(Generic[T_co]):
     def _record(self) -> RunRecord:
         """What the log says; read again while the run is not over."""
         if self._cached is None or self._cached.status == "running":
-            self._cached = self._archive.record(self.run_id)
+            record = self._cached = self._archive.record(self.run_id)
+            record.calls = {name: record.calls[name] for name in in_families(record.calls)}
         return self._cached
 
     @property
@@ -418,8 +419,9 @@ class RunResult(Generic[T_co]):
 
         Of a ``Pipeline(...)``: values by the outputs' own names.
         """
+        shown: dict[str, Callable[[], str]] = {}
         if self._is_wired:
-            return Lazy(self._wired_readers())
+            return Lazy(self._wired_readers(shown), show=shown)
         shelf = Shelf(self._archive)
         singles: dict[str, Callable[[], Any]] = {}
         groups: dict[str, list[int]] = {}
@@ -428,12 +430,14 @@ class RunResult(Generic[T_co]):
                 if call.name.endswith("]"):
                     base, _, output = name.partition("].")
                     key = f"{base_of(base + ']')}.{output}" if output else base_of(name)
-                    groups.setdefault(key, []).append(number)
+                    if key not in groups:
+                        groups[key] = []
+                        singles[key] = values(self._archive, groups[key])  # in its place, and filled further
+                        shown[key] = several_shown(self._archive, groups[key])
+                    groups[key].append(number)
                 else:
-                    singles[name] = shelf.value(number)
-        for name, numbers in groups.items():
-            singles[name] = values(self._archive, numbers)
-        return Lazy(singles, owner=f"run {self.run_id}")
+                    singles[name], shown[name] = shelf.value(number), shelf.shown(number)
+        return Lazy(singles, owner=f"run {self.run_id}", show=shown)
 
     @property
     def _is_wired(self) -> bool:
@@ -442,7 +446,7 @@ class RunResult(Generic[T_co]):
             self._wired = accepted is not None and accepted.wired
         return self._wired
 
-    def _wired_readers(self) -> dict[str, Callable[[], Any]]:
+    def _wired_readers(self, shown: dict[str, Callable[[], str]]) -> dict[str, Callable[[], Any]]:
         shelf = Shelf(self._archive)
         found: dict[str, Callable[[], Any]] = {}
         if self._has_value:  # what is not persisted is at hand only in the process that made it
@@ -450,7 +454,9 @@ class RunResult(Generic[T_co]):
         for call in self._record.calls.values():
             if call.status in ("succeeded", "cached"):
                 names = call.outputs or (call.name,)
-                found.update({name: shelf.value(number) for name, number in zip(names, call.artifacts, strict=False)})
+                pairs = list(zip(names, call.artifacts, strict=False))
+                found.update({name: shelf.value(number) for name, number in pairs})
+                shown.update({name: shelf.shown(number) for name, number in pairs})
         return found
 
     @property

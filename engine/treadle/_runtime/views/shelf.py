@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,14 @@ if TYPE_CHECKING:
 
 AT_ONCE = 128
 """So many rows are read at once; each has up to 64 KiB of a value in it."""
+
+
+SHOWN_BYTES = 4096
+"""A stored value of so many bytes at most is loaded to be shown among others."""
+SHOWN_ITEMS = 3
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 60
 
 
 class Shelf:
@@ -34,6 +43,10 @@ class Shelf:
         """What loads the value of the next artifact."""
         place = self._place(number)
         return lambda: self._archive.vault.value(self._row(place))
+
+    def shown(self, number: int) -> Callable[[], str]:
+        """What gives a short text of an artifact's value; a large one is not loaded for that."""
+        return lambda: shown(self._archive, _by_number(self._archive, [number]).get(number))
 
     def artifact(self, number: int) -> Callable[[], Artifact[Any]]:
         """What gives the next artifact."""
@@ -56,6 +69,29 @@ class Shelf:
         row = _there(found.pop(place, None), self._archive)
         self._ahead = found
         return row
+
+
+def shown(archive: Archive, row: ArtifactRow | None) -> str:
+    """A short text of a value: its ``repr``, cut short; of a large one only type and size."""
+    if row is None:
+        return "<pruned>"
+    if row.body.size > SHOWN_BYTES:
+        return f"<{row.body.type_name}, {row.body.size:,} bytes>"
+    try:
+        return _short.repr(archive.vault.value(row))
+    except Exception:  # it is damaged, or its repr is; who asks for the value is told so
+        return f"<{row.body.type_name}>"
+
+
+def several_shown(archive: Archive, numbers: Sequence[int]) -> Callable[[], str]:
+    """What gives a short text of the values of a map."""
+
+    def text() -> str:
+        rows = _by_number(archive, numbers[:SHOWN_ITEMS])
+        items = [shown(archive, rows.get(number)) for number in numbers[:SHOWN_ITEMS]]
+        return f"[{', '.join(items)}{f', ... {len(numbers):,} in all' if len(numbers) > SHOWN_ITEMS else ''}]"
+
+    return text
 
 
 def values(archive: Archive, numbers: Sequence[int]) -> Callable[[], list[Any]]:

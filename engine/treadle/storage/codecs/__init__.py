@@ -16,6 +16,7 @@ from treadle.storage.codecs.gate import (
     encode,
     for_others,
     format_digest,
+    in_pieces,
     parse_digest,
     plain_digest,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "encode",
     "for_others",
     "format_digest",
+    "in_pieces",
     "parse_digest",
     "plain_digest",
     "register_codec",

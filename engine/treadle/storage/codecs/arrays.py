@@ -34,6 +34,11 @@ def is_array(value: Any) -> bool:
     return numpy is not None and type(value) is getattr(numpy, "ndarray", None)
 
 
+def is_plain(array: Any) -> bool:
+    """Whether an array is laid out as it would come back from its bytes, and is no view of another one."""
+    return array.base is None and bool(array.flags.c_contiguous)
+
+
 def packer_for(kind: type) -> Packer | None:
     """The packer for numpy's scalar types."""
     numpy: Any = sys.modules.get("numpy")
@@ -47,8 +52,13 @@ def to_npy(value: Any) -> bytes:
 
     The header is written here because numpy's has changed between its releases, and the bytes are hashed.
     """
+    return b"".join(npy_pieces(value))
+
+
+def npy_pieces(value: Any) -> tuple[bytes, memoryview | bytes]:
+    """The head of that file, and the elements, which are not copied if they lie in order."""
     array = _clean(value)
-    return b"".join((_head(array.dtype, array.shape), _elements(array)))
+    return _head(array.dtype, array.shape), _elements(array)
 
 
 def from_npy(data: bytes | memoryview, *, shared: bool = False) -> Any:

@@ -9,7 +9,7 @@ import msgspec
 
 from treadle.contracts import Codec
 from treadle.errors import DecodeError, EncodeError
-from treadle.storage.codecs import envelope, foreign, pickled, raw, registry
+from treadle.storage.codecs import arrays, envelope, foreign, pickled, raw, registry
 from treadle.storage.codecs.located import locate
 from treadle.storage.codecs.walk import PACKERS, SCALARS, CodeDigest, NotFit, Refused, to_bytes
 
@@ -76,6 +76,25 @@ def plain_digest(value: object) -> bytes:
     """
     data = _fast(type(value), value)
     return _encode_any(value, None, True).digest if data is None else _hash(data).digest()
+
+
+def in_pieces(value: Any) -> tuple[Encoded, tuple[bytes | memoryview, ...]] | None:
+    """A large array as what ``encode`` would give, its bytes apart and not copied; ``None`` for all other values.
+
+    ``data`` of the first is empty then; the pieces are good as long as the array is not changed.
+    """
+    if not arrays.is_array(value) or value.nbytes <= _LARGE or _codec_for(value) is not None:
+        return None
+    try:
+        pieces = arrays.npy_pieces(value)
+    except NotFit:
+        return None
+    hasher = _hash()
+    for piece in pieces:
+        hasher.update(piece)
+    check = hasher.digest()
+    content = _hash(to_bytes(raw.tree("numpy", check))).digest()
+    return Encoded("numpy", b"", content, check, "numpy.ndarray", True), pieces
 
 
 def for_others(value: object, encoded: Encoded) -> Encoded:

@@ -1,0 +1,196 @@
+"""Performs attempts on a dask cluster: on its workers, each attempt in a process of its own there.
+
+Knows options and when there is a connection; the connection is in ``_dask_link``, what runs on dask's workers in
+``_dask_house``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+from treadle.contracts import Attempt, Performed, Raised, Sink
+from treadle.errors import ExecutorUnavailable, OptionError
+from treadle_adapters._dask_link import Link
+
+
+class DaskExecutor:
+    """Performs steps on a dask cluster.
+
+    Args:
+        cluster: the scheduler's address, as ``"tcp://10.0.0.5:8786"``, or a cluster object of dask, as
+            ``LocalCluster()``. By default the address that dask is configured with (``DASK_SCHEDULER_ADDRESS``).
+        security: a ``distributed.Security``, for a cluster that speaks TLS; that of the cluster object by default.
+        env: names of environment variables of the dask workers that steps get, beside those that they always get.
+        grace: seconds between the request to end (SIGTERM) and the end (SIGKILL).
+        slots: how many attempts are given to the cluster at once; beyond what it has room for, they wait there.
+        bridge: carry large values through dask even where the workers could reach the artifact store.
+        connect_timeout: seconds until a scheduler that does not answer is an error.
+
+    Raises:
+        OptionError: an option is not allowed.
+        ExecutorUnavailable: dask is not installed.
+    """
+
+    trusted = False
+    queues = True
+    """Attempts may wait in the cluster, which counts resources itself; their time counts from when they begin."""
+
+    def __init__(
+        self,
+        cluster: Any = None,
+        *,
+        security: Any = None,
+        env: Sequence[str] = (),
+        grace: float = 2.0,
+        slots: int = 1000,
+        bridge: bool = False,
+        connect_timeout: float = 10.0,
+    ) -> None:
+        if importlib.util.find_spec("distributed") is None:
+            raise ExecutorUnavailable(
+                "DaskExecutor needs a library that is missing: distributed", fix="pip install 'treadle[dask]'"
+            )
+        is_known = cluster is None or bool(_address_of(cluster))
+        _check(is_known, "cluster", cluster, "an address, as 'tcp://host:8786', or a dask cluster that has started")
+        _check(_are_names(env), "env", env, "a tuple of names")
+        _check(_is_time(grace), "grace", grace, "seconds from 0")
+        _check(type(slots) is int and slots > 0, "slots", slots, "a whole number from 1")
+        _check(_is_flag(bridge), "bridge", bridge, "True or False")
+        _check(_is_time(connect_timeout) and connect_timeout > 0, "connect_timeout", connect_timeout, "seconds above 0")
+        self._cluster, self._security = cluster, security
+        self._env, self._grace_s = tuple(env), float(grace)
+        self._slots, self._bridge, self._connect_s = slots, bridge, float(connect_timeout)
+        self.opens_urls = not bridge
+        """Workers open artifact stores by their URLs."""
+        self._link: Link | None = None
+        self._linking: asyncio.Task[Link] | None = None
+        self._is_open = False
+
+    @property
+    def slots(self) -> int:
+        """How many attempts it takes at once."""
+        return self._slots
+
+    def __repr__(self) -> str:
+        return f"<DaskExecutor of {_address_of(self._cluster) or 'the configured cluster'}>"
+
+    async def open(self) -> None:
+        """Connect to the scheduler.
+
+        Raises:
+            ExecutorUnavailable: it does not answer in time, or the executor is open in another engine.
+        """
+        if self._is_open:
+            raise ExecutorUnavailable(
+                "a DaskExecutor is used by two engines at once", fix="give each engine one of its own"
+            )
+        self._is_open = True
+        try:
+            await self._linked()
+        except BaseException:
+            self._is_open = False
+            raise
+
+    async def perform(self, attempt: Attempt, sink: Sink) -> Performed | Raised:
+        """See ``treadle.contracts.Executor``."""
+        link = await self._linked()
+        errand = await link.send_out(attempt, sink)
+        try:
+            return await link.perform(errand)
+        except asyncio.CancelledError:
+            await link.call_off(errand)
+            raise
+        finally:
+            link.settle(errand)
+
+    async def close(self) -> None:
+        """End what runs on the workers for this engine, and disconnect; the cluster is left as it is."""
+        self._is_open = False
+        linking, self._linking = self._linking, None
+        if linking is not None:
+            if not linking.done():
+                linking.cancel()
+            await asyncio.wait([linking])
+            if not linking.cancelled() and linking.exception() is None:
+                await linking.result().close()
+
+    async def _linked(self) -> Link:
+        """The connection; a new one if that was lost."""
+        linking = self._linking
+        if linking is not None and linking.done():
+            failed = linking.cancelled() or linking.exception() is not None
+            if failed or not linking.result().is_up:
+                self._linking = None
+                if not failed:
+                    await linking.result().close()
+        if self._linking is None:
+            self._linking = asyncio.get_running_loop().create_task(self._connect())
+        return await asyncio.shield(self._linking)
+
+    async def _connect(self) -> Link:
+        import distributed
+
+        dask: Any = distributed  # of which not all is typed
+        address = _address_of(self._cluster) or _configured_address()
+        security = self._security or getattr(self._cluster, "security", None)
+        client: Any = None
+        try:
+            client = dask.Client(
+                address, asynchronous=True, set_as_default=False, timeout=self._connect_s, name="treadle",
+                **({"security": security} if security is not None else {}),
+            )  # fmt: skip
+            await client
+        except BaseException as error:
+            if client is not None:
+                await client.close(timeout=1)
+            if not isinstance(error, Exception):
+                raise
+            raise ExecutorUnavailable(
+                f"the dask scheduler at {address} cannot be reached",
+                why=f"{error}",
+                fix="see that it runs, and that its address is right",
+            ) from error
+        return Link(client, self._env, self._grace_s, bridge=self._bridge)
+
+
+def _address_of(cluster: Any) -> str:
+    """The address of a scheduler, of a cluster, or of a client's scheduler."""
+    if isinstance(cluster, str):
+        return cluster
+    address = getattr(cluster, "scheduler_address", None) or getattr(
+        getattr(cluster, "scheduler", None), "address", None
+    )
+    return address if isinstance(address, str) and not address.startswith("<") else ""  # "<Not Connected>"
+
+
+def _configured_address() -> str:
+    from dask import config
+
+    settings: Any = config  # of which not all is typed
+    address = settings.get("scheduler-address", None)
+    if not isinstance(address, str) or not address:
+        raise ExecutorUnavailable(
+            "runtime='dask' does not know which cluster is meant",
+            fix="give Engine(executors={'dask': DaskExecutor('tcp://host:8786')}), or set DASK_SCHEDULER_ADDRESS",
+        )
+    return address
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, (tuple, list, set, frozenset)) and all(isinstance(name, str) for name in value)
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
+
+
+def _check(is_right: bool, name: str, value: object, wanted: str) -> None:
+    if not is_right:
+        raise OptionError(f"DaskExecutor({name}={value!r}) is not allowed", fix=f"give {wanted}", option=name)
