@@ -51,7 +51,7 @@ types: $(VENV)/.dev
 	$(PY) -m pyright --pythonpath $(PY)
 
 unit: $(VENV)/.dev
-	$(PY) -m pytest --numprocesses auto --dist loadfile --doctest-modules tests engine/treadle $(ARGS)
+	$(PY) -m pytest --numprocesses auto --dist loadfile --doctest-modules tests engine/treadle adapters $(ARGS)
 
 unit-other: $(VENV)/.dev
 	@other="$$($(find_other))"; if [ -n "$$other" ]; then \

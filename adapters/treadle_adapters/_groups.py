@@ -298,8 +298,9 @@ def _write(path: Path, text: str) -> bool:
 
 
 def _born_at(pid: int) -> str:
-    """When a process was started, in clock ticks since the machine was; empty if there is none."""
+    """When a process was started, in clock ticks since the machine was; empty if it has ended."""
     try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19].decode()
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
         return ""
+    return "" if fields[0] in (b"Z", b"X") else fields[19].decode()

@@ -32,6 +32,9 @@ class DaskExecutor:
     Raises:
         OptionError: an option is not allowed.
         ExecutorUnavailable: dask is not installed.
+
+    >>> DaskExecutor("tcp://10.0.0.5:8786", env=("AWS_PROFILE",))
+    <DaskExecutor of tcp://10.0.0.5:8786>
     """
 
     trusted = False
@@ -65,7 +68,6 @@ class DaskExecutor:
         self._slots, self._bridge, self._connect_s = slots, bridge, float(connect_timeout)
         self.opens_urls = not bridge
         """Workers open artifact stores by their URLs."""
-        self._link: Link | None = None
         self._linking: asyncio.Task[Link] | None = None
         self._is_open = False
 

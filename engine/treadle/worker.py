@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from treadle.contracts import ArtifactStore, Sink
     from treadle.storage.codecs import Encoded
 
-"""Up to this size a value travels in a message; above it, it is a file in the store."""
 MOST_STORES = 16
 TEXT_CHARS = 64 * 1024
 ARGUMENT_BYTES = 64 * 1024

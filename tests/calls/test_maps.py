@@ -869,11 +869,11 @@ def test_a_wait_for_a_child_run_that_takes_too_long_says_which_run_and_how_long(
         await waits_for_ever(1)
 
     @pipeline(failure_mode="continue")
-    def p() -> str:
+    async def p() -> str:
         handle = child.start()
         with pytest.raises(TimeoutError) as caught:
-            handle.result(timeout=0.01)
-        handle.cancel()
+            await asyncio.to_thread(handle.result, 0.01)
+        await handle.cancel()
         return str(caught.value)
 
     assert "of child has not ended after 0.01 s" in stage.value(p)

@@ -113,7 +113,7 @@ class Private:
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 self._command, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,
+                start_new_session=True, cwd=self._folder,  # conmon notes out-of-memory kills where it was started
             )  # fmt: skip
         _await_answer(self._process, self.address, self._folder / "log")
 

@@ -10,10 +10,10 @@ import numpy as np
 from treadle import step
 
 held: list[Any] = []
-GROUP = {"runtime": "process", "execution_group": "one", "cache": False}
+GROUP: dict[str, Any] = {"runtime": "process", "execution_group": "one", "cache": False}
 
 
-@step(**GROUP)  # type: ignore[call-overload, untyped-decorator, unused-ignore]
+@step(**GROUP)
 def made(kind: str, count: int = 50_000) -> Any:
     array = np.arange(count)
     match kind:
@@ -39,7 +39,7 @@ def made(kind: str, count: int = 50_000) -> Any:
             return {"x": array, "y": [kind]}
 
 
-@step(**GROUP, outputs=("one", "two"))  # type: ignore[call-overload, untyped-decorator, unused-ignore]
+@step(**GROUP, outputs=("one", "two"))
 def two_made(count: int) -> Any:
     return np.zeros(count), [1] * count
 
@@ -53,19 +53,19 @@ def described(value: Any) -> Any:
     return type(value).__name__, len(value), value[:5]
 
 
-@step(**GROUP)  # type: ignore[call-overload, untyped-decorator, unused-ignore]
+@step(**GROUP)
 def spoils_what_it_holds() -> int:
     for item in held:
         item[0] = 99
     return os.getpid()
 
 
-@step(**GROUP)  # type: ignore[call-overload, untyped-decorator, unused-ignore]
+@step(**GROUP)
 def sees(value: Any) -> Any:
     return described(value)
 
 
-@step(**GROUP)  # type: ignore[call-overload, untyped-decorator, unused-ignore]
+@step(**GROUP)
 def spoils(value: Any) -> Any:
     """Changes what it is given, and says what it was."""
     before = described(value)
@@ -74,6 +74,6 @@ def spoils(value: Any) -> Any:
     return before
 
 
-@step(**GROUP)  # type: ignore[call-overload, untyped-decorator, unused-ignore]
+@step(**GROUP)
 def pid(_: int) -> int:
     return os.getpid()

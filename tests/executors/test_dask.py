@@ -403,12 +403,18 @@ def test_resources_that_workers_declare_are_set_aside_and_others_bound_nothing(
     async def flow() -> int:
         return await steps.pid.with_options(resources={"gpu": 1, "cpu": 64, "memory": "1Ti"})()
 
+    @pipeline(static=True)
+    def static() -> Any:
+        return steps.pid.with_options(resources={"gpu": 1, "memory": "1Ti"})()
+
     @pipeline
     async def too_much() -> int:
         return await steps.pid.with_options(resources={"gpu": 2})()
 
-    done, refused = run(tmp_path / "home", DaskExecutor(cluster.address), flow, too_much)
+    executor = DaskExecutor(cluster.address)
+    done, also_done, refused = run(tmp_path / "home", executor, flow, static, too_much, overcommit="error")
     assert done.success
+    assert also_done.success
     assert type(refused.error) is ResourcesExceeded
     assert (refused.error.asked, refused.error.available) == ({"gpu": 2.0}, {"gpu": 1.0})
 

@@ -271,7 +271,7 @@ def test_a_large_array_of_a_stranger_goes_to_the_next_step_without_coming_here(t
 
     @pipeline
     async def flow() -> tuple[int, int]:
-        there = {"runtime": "command"}
+        there: dict[str, Any] = {"runtime": "command"}
         Path("/proc/self/clear_refs").write_text("5")  # the peak is now
         before = peak_rss_bytes()
         count = await steps.total.with_options(**there)(steps.ones.with_options(**there).submit(12_000_000))

@@ -101,6 +101,8 @@ def test_a_step_takes_a_dict_an_object_or_none() -> None:
         ({"gpu": "a100", "gpu_count": "some"}, "gpu_count='some' is not allowed"),
         ({"mem": "1Gi"}, "resources has no 'mem'. Fix: did you mean 'memory'?"),
         ({"gpus": 1}, "resources has no 'gpus'. Fix: did you mean 'gpu'?"),
+        ({"Cpu": 1}, "resources has no 'Cpu'. Fix: did you mean 'cpu'?"),
+        ({"MEMORY": 1}, "resources has no 'MEMORY'. Fix: did you mean 'memory'?"),
         ({"colour": 1}, "the resources are: cpu, memory, gpu, gpu_count"),
         ({4: 1}, "resources has no 4"),
         ("4", "resources='4' is not allowed. Fix: give a dict such as"),

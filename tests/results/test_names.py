@@ -127,7 +127,7 @@ def test_the_map_of_a_static_pipeline_has_its_place_too(home: Any) -> None:
         return leaf.submit(1), many
 
     result = home.run(mixed)
-    assert list(result.step_results)[0] == "train[0]"
+    assert next(iter(result.step_results)) == "train[0]"
     assert list(result.step_results)[-1] == "leaf"
 
 

@@ -23,7 +23,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from treadle.contracts import ArtifactStore
 from treadle.errors import ArtifactDamaged, ArtifactStoreError, OptionError
-from treadle.storage import failpoints
+from treadle.storage import failpoints, fsspec_blobs
 from treadle.storage.blob_checks import location_of
 from treadle.storage.blobs import LocalBlobs, open_blobs
 from treadle.storage.fsspec_blobs import FsspecBlobs
@@ -605,3 +605,19 @@ def test_fsspec_is_imported_only_when_a_url_asks_for_it() -> None:
     code = "import sys, treadle.storage.blobs; sys.exit('fsspec' in sys.modules)"
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", code], env=env, timeout=60, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("size", [1, 10, 20, 25])
+def test_an_object_comes_in_pieces_and_damage_shows_at_the_end(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fsspec_blobs, "PIECE_BYTES", 10)
+    store = FsspecBlobs(f"memory://pieces/{size}")
+    data = bytes(range(size))
+    location = store.put(data, blake3(data).digest())
+    pieces = [bytes(piece) for piece in store.pieces(location, size, blake3(data).digest())]
+    assert b"".join(pieces) == data
+    assert max(map(len, pieces)) <= 11
+    for wrong in (size - 1, size + 1):
+        with pytest.raises(ArtifactDamaged):
+            list(store.pieces(location, wrong, blake3(data).digest()))
+    with pytest.raises(ArtifactDamaged):
+        list(store.pieces(location, size, bytes(32)))

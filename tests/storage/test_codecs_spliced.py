@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Generator
 from typing import Any
 
@@ -65,7 +66,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=int(os.environ.get("TREADLE_TEST_EXAMPLES", "20")), deadline=None)
 @given(VALUES)
 def test_it_is_the_digest_of_the_whole(value: Any) -> None:
     found = codecs.spliced_digest(value, Hole, stored)
@@ -105,6 +106,11 @@ class Pickled:
 @pytest.mark.parametrize("value", [[Hole(Pickled())], {1: [Hole([Pickled()])]}])
 def test_what_is_not_its_bytes_is_left_to_others(value: Any) -> None:
     assert codecs.spliced_digest(value, Hole, stored) is None
+
+
+@pytest.mark.parametrize("rare", [2**70, "\ud800"])
+def test_what_makes_a_difference_to_its_surroundings_is_left_to_others(rare: Any) -> None:
+    assert codecs.spliced_digest([rare, {"": Hole(LARGE["bytes"])}], Hole, stored) is None
 
 
 def test_sets_are_left_to_others() -> None:

@@ -11,6 +11,7 @@ import dis
 import hashlib
 import weakref
 from collections.abc import Iterator
+from functools import partial
 from types import CodeType
 from typing import Any
 
@@ -53,14 +54,15 @@ def describe_code(code: CodeType, source: str | None) -> CodeInfo:
         names, imports = _scan(code)
         info = CodeInfo("bytecode", bytecode_digest(code), names, imports)
     key = id(code)
-    _known[key] = (weakref.ref(code, lambda gone: _forget(key, gone)), source, info)
+    _known[key] = (weakref.ref(code, partial(_forget, _known, key)), source, info)
     return info
 
 
-def _forget(key: int, gone: weakref.ref[CodeType]) -> None:
-    entry = _known.get(key)
+def _forget(known: dict[int, Any], key: int, gone: weakref.ref[CodeType]) -> None:
+    """Called when a code object goes; at the end of the interpreter that is after the names of this module."""
+    entry = known.get(key)
     if entry is not None and entry[0] is gone:
-        del _known[key]
+        del known[key]
 
 
 def _from_source(code: CodeType, source: str) -> CodeInfo | None:

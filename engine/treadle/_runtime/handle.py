@@ -128,7 +128,7 @@ class RunHandle(Generic[R_co]):
         except concurrent.futures.CancelledError:
             raise asyncio.CancelledError from None
         except TimeoutError as error:
-            if error.args or timeout is None:
+            if error.args or timeout is None or (self._run is not None and self._run.is_over):
                 raise  # of the run
         raise TimeoutError(f"run {self.id} of {self._target.name} has not ended after {timeout} s")
 

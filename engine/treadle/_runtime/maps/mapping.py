@@ -133,7 +133,7 @@ class MapFuture(Feeder[T], Iterable[StepFuture[T]], Generic[T]):
             try:
                 return cast("list[T]", self._run.engine.block_on(self._gather(), timeout))
             except TimeoutError as error:
-                if error.args or timeout is None:
+                if error.args or timeout is None or self._failures or self.done():
                     raise  # of a step
             raise TimeoutError(f"map {self.name} has not ended after {timeout} s")
         if not self.done():

@@ -76,7 +76,7 @@ def shown(archive: Archive, row: ArtifactRow | None) -> str:
     if row is None:
         return "<pruned>"
     if row.body.size > SHOWN_BYTES:
-        return f"<{row.body.type_name}, {row.body.size:,} bytes>"
+        return f"<{row.body.type_name.removeprefix('builtins.')}, {row.body.size:,} bytes>"
     try:
         return _short.repr(archive.vault.value(row))
     except Exception:  # it is damaged, or its repr is; who asks for the value is told so

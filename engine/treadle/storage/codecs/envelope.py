@@ -55,6 +55,16 @@ def canonical(value: object, code_digest: CodeDigest | None, *, allow_pickle: bo
     raise failure
 
 
+def inner(value: object, code_digest: CodeDigest | None, *, allow_pickle: bool) -> bytes:
+    """The canonical bytes of a value as they stand inside those of a container.
+
+    Raises:
+        NotFit, OverflowError, UnicodeEncodeError: the value makes a difference to all that is around it.
+    """
+    walk = Walk(_find, opaque=pickled.pack_opaque if allow_pickle else None, code_digest=code_digest, digesting=True)
+    return to_bytes(walk.tree([value]))[1:]
+
+
 def unpack(data: bytes | memoryview, *, trusted: bool) -> Any:
     """The value of an envelope; raises whatever broken bytes lead to."""
     return _SOURCES[trusted].read(data)
