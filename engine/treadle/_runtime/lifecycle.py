@@ -6,17 +6,16 @@
 and a future. When its inputs are there and a slot is free, ``start`` makes the ``key``
 and does the ``look up`` for a batch of calls at once. What has to be performed gets a
 task, in which ``live`` walks on to ``record``; ``resolve`` follows when the log has it.
-``stop`` ends a call from outside, at any point of this.
+What ends a call from outside, at any point of this, is in ``stopping``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-import inspect
 from collections.abc import Sequence
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
@@ -26,7 +25,7 @@ from treadle._core.binding import CONTAINERS, PLAIN, find, hidden, replace
 from treadle._core.machine import CallState, Trigger
 from treadle._core.outputs import is_carried
 from treadle._runtime.calls import groups, inline, inputs, recall, validation
-from treadle._runtime.calls.call import Call, Ending, StepFuture
+from treadle._runtime.calls.call import Call, StepFuture
 from treadle._runtime.calls.failures import failure_of
 from treadle._runtime.calls.recording import add_root, fail, leave_out, record, skip, skip_without
 from treadle._runtime.context import active_call
@@ -46,9 +45,6 @@ from treadle.storage.rows import ArtifactRow
 
 if TYPE_CHECKING:
     from treadle._runtime.run import Run
-
-EDGES_S = (1.0, 5.0)
-"""A body that swallows its cancellation is cancelled again after these, and then left behind."""
 
 MOST_CRASHES = 3
 """A call whose process died so often is the cause of it."""
@@ -517,56 +513,3 @@ def fill(call: Call, future: StepFuture[Any]) -> None:
         case _:
             assert call.error is not None
             asyncio.Future.set_exception(future, call.error)
-
-
-# -- from outside -------------------------------------------------------------------------
-
-
-def stop(call: Call, ending: Ending) -> bool:
-    """End a call that has no outcome yet; False if it has one."""
-    if call.is_settled:
-        return False
-    if call.ending is None or ending == "interrupt":
-        call.ending = ending
-    if call.task is None or not _is_walking(call.task):
-        _stop_at_once(call)
-        return True
-    call.task.cancel()
-    if call.state is CallState.PERFORMING and call.plan.is_on_loop:
-        call.timer = call.run.engine.clock.call_later(EDGES_S[0], _press, call, call.task, 1)
-    return True
-
-
-def _is_walking(task: asyncio.Task[None]) -> bool:
-    """Whether a task has made its first step; one that is cancelled before never makes it."""
-    return inspect.getcoroutinestate(cast("CoroutineType[Any, Any, None]", task.get_coro())) not in _NOT_WALKING
-
-
-_NOT_WALKING = (inspect.CORO_CREATED, inspect.CORO_CLOSED)
-
-
-def _stop_at_once(call: Call) -> None:
-    task, call.task = call.task, None
-    if task is not None:
-        task.cancel()
-    scheduler = call.run.engine.scheduler
-    scheduler.remove(call)
-    scheduler.release(call)
-    fail(call, asyncio.CancelledError())
-
-
-def _press(call: Call, task: asyncio.Task[None], edge: int) -> None:
-    """The body swallowed its cancellation: ask again, and at last leave it behind."""
-    if call.is_settled or call.task is not task:
-        return
-    task.cancel()
-    if edge < len(EDGES_S):
-        call.timer = call.run.engine.clock.call_later(EDGES_S[edge] - EDGES_S[edge - 1], _press, call, task, edge + 1)
-        return
-    call.run.engine.leave_behind(task)
-    if call.plan.guard is not None:
-        breakers.left_behind(call, call.plan.guard)
-    call.run.append(ev.ThreadAbandoned(at=call.run.now(), call=call.name, step=call.plan.name, attempt=call.attempt))
-    call.task = None
-    call.run.engine.scheduler.release(call)
-    fail(call, asyncio.CancelledError())

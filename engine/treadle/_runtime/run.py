@@ -19,7 +19,7 @@ from treadle._core.admission import Limit
 from treadle._core.naming import Names, base_of, child
 from treadle._core.replay import Memory
 from treadle._runtime import function, lifecycle
-from treadle._runtime.calls import conclusion
+from treadle._runtime.calls import conclusion, stopping
 from treadle._runtime.calls.call import Call, Ending, StepFuture
 from treadle._runtime.calls.past import Past
 from treadle._runtime.calls.recording import skip_behind
@@ -173,7 +173,7 @@ class Run:
         future = call.asked_future()
         call.context = contextvars.copy_context()
         if self.ending is not None:
-            lifecycle.stop(call, self.ending)
+            stopping.stop(call, self.ending)
         else:
             lifecycle.await_inputs(call, references)
         return future
@@ -199,7 +199,7 @@ class Run:
         call.context = contextvars.copy_context()
         lifecycle.await_inputs(call, references)
         if self.ending is not None:
-            lifecycle.stop(call, self.ending)
+            stopping.stop(call, self.ending)
         return future
 
     def skip_as(self, name: str, step: Step[..., Any], upstream: str, error: BaseException | None) -> StepFuture[Any]:
@@ -208,7 +208,7 @@ class Run:
         call = lifecycle.bind(self, self.plan(step), name, None, (), {})
         future = call.asked_future()
         if self.ending is not None and error is None:
-            lifecycle.stop(call, self.ending)
+            stopping.stop(call, self.ending)
         else:
             skip_behind(call, upstream, error)
         return future
@@ -234,7 +234,7 @@ class Run:
         call = lifecycle.bind(self, group._plan, child(group.name, index), index, args, kwargs)
         group._adopt(call)
         if self.ending is not None:
-            lifecycle.stop(call, self.ending)
+            stopping.stop(call, self.ending)
         else:
             lifecycle.await_inputs(call, references)
 
@@ -288,7 +288,7 @@ class Run:
 
     def cancel_call(self, call: Call, ending: Ending, future: StepFuture[Any] | None = None) -> bool:
         """Cancel one call; one whose outcome is on its way to the log lets go of the future only."""
-        if lifecycle.stop(call, ending):
+        if stopping.stop(call, ending):
             return True
         return future is not None and not future.done() and asyncio.Future.cancel(future)
 
@@ -461,7 +461,7 @@ class Run:
         for feeder in list(self.feeders):
             feeder.halt()
         for call in list(self.active):
-            lifecycle.stop(call, ending)
+            stopping.stop(call, ending)
 
     def cut_off(self, error: BaseException) -> None:
         """The log has lost a fact of this run, so it can say nothing more of it: the run ends here, to be resumed.

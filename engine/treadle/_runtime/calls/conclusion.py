@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from treadle import events as ev
 from treadle._core.binding import find, replace
-from treadle._runtime import lifecycle
-from treadle._runtime.calls import inputs
+from treadle._runtime.calls import inputs, stopping
 from treadle._runtime.calls.call import Ending, StepFuture
 from treadle._runtime.calls.failures import described, failure_of
 from treadle._runtime.maps.mapping import MapFuture
@@ -70,7 +69,7 @@ def _apply_failure_mode(run: Run) -> None:
     elif run.failure_mode == "stop":
         for call in list(run.active):
             if call.task is None or call.slots is None:
-                lifecycle.stop(call, "failure")
+                stopping.stop(call, "failure")
         for feeder in list(run.feeders):
             feeder.halt()
         run.ending = "failure"
