@@ -194,8 +194,8 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True):
         group: the execution group, with the run's id before it; ``""`` for none.
         allow_pickle: whether values may be pickled.
         inbox: the folder where large inputs lie, if it is not ``store``; an executor sets it for its own workers.
-        source, loaded_at: the fingerprint of the step's own code, and since when (seconds since 1970) an edited file may
-            be another one than the engine has imported; a worker that imports such a file compares.
+        source, loaded_at: the fingerprint of the step's own code, and since when (seconds since 1970) an edited file
+            may be another one than the engine has imported; a worker that imports such a file compares.
     """
 
     run_id: str
@@ -300,8 +300,8 @@ class Executor(Protocol):
 
     * ``queues = True``: attempts may wait in the executor, which counts resources itself, elsewhere. It calls
       ``sink.begun()`` when one begins; a timeout counts from then.
-    * ``opens_urls = True``: its workers open an artifact store by its URL (``Attempt.store``), so that large values do not
-      come through the engine's machine.
+    * ``opens_urls = True``: its workers open an artifact store by its URL (``Attempt.store``), so that large values do
+      not come through the engine's machine.
     """
 
     @property

@@ -269,7 +269,7 @@ class StepNotImportable(TreadleError):
 
 
 class StepEdited(StepNotImportable):
-    """A worker has imported other code than the engine's process, since a file was edited in between; it did not run it.
+    """A worker has imported other code than the engine's process, since a file was edited in between; nothing was run.
 
     ``files`` names those that are newer than the engine's process.
     """

@@ -2,8 +2,9 @@
 
 The canonical bytes of a container hold those of its parts unchanged, behind heads that say how long they are; so the
 bytes of stored parts are put in as they come out of their files. A container of which that does not hold, or a part of
-a codec whose bytes are not its content, is not for here: ``digest`` says so, and the value has to be had. One rarity is
-not seen: a part with integers beyond 64 bits in it has another digest here, which costs a hit and never gives a wrong one.
+a codec whose bytes are not its content, is not for here: ``digest`` says so, and the value has to be had. One rarity
+is not seen: a part with integers beyond 64 bits in it has another digest here; that costs a hit, and never gives a
+wrong one.
 """
 
 from __future__ import annotations
