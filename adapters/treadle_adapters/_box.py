@@ -13,10 +13,10 @@ import signal
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-import anyio.to_thread
 import msgspec
 
 from treadle.contracts import Attempt, Needs, Performed, Raised, Sink
@@ -165,7 +165,7 @@ class Box:
         """Have the worker perform an attempt; see ``treadle.contracts.Executor``."""
         assert self.worker is not None
         if _is_large(attempt):
-            await anyio.to_thread.run_sync(self.exchange.lend, attempt)
+            await _in_thread(self.exchange.lend, attempt)
         # The container has the limit of memory; the worker, which would set one for itself, needs none.
         needs = msgspec.structs.replace(attempt.needs, memory=0) if attempt.needs.memory else Needs()
         sent = msgspec.structs.replace(
@@ -173,7 +173,7 @@ class Box:
         )
         outcome = await self.worker.begin(sent, sink, around)
         if isinstance(outcome, Performed) and any(output.payload.data is None for output in outcome.outputs):
-            await anyio.to_thread.run_sync(self.exchange.adopt, attempt, outcome.outputs)
+            await _in_thread(self.exchange.adopt, attempt, outcome.outputs)
         return outcome
 
     # -- what the nursery says ------------------------------------------------------------
@@ -266,13 +266,20 @@ class Box:
         self._drop_control()
         if self.worker is not None:
             self.worker.has_ended(-signal.SIGKILL)
-        await anyio.to_thread.run_sync(remove, self.exchange.folder)
+        await _in_thread(remove, self.exchange.folder)
 
     def _drop_control(self) -> None:
         if self._control is not None:
             self._loop.remove_reader(self._control.fileno())
             self._control.close()
             self._control = None
+
+
+async def _in_thread(fn: Callable[..., None], *args: Any) -> None:
+    # Late: a program that names this executor at its top is imported in containers, too, whose images need not have it.
+    from anyio import to_thread
+
+    await to_thread.run_sync(fn, *args)
 
 
 def _is_large(attempt: Attempt) -> bool:

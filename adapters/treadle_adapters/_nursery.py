@@ -105,7 +105,8 @@ class Nursery:
         try:
             pid = os.fork()
         except OSError as error:
-            self._tell(ENDED, number, -1, error.errno or 0)
+            os.write(fds[-1], f"no process could be started for it: {error}\n".encode())
+            self._tell(ENDED, number, os.EX_OSERR, 0)
         else:
             if pid == 0:
                 self._become_worker(number, *fds)

@@ -15,11 +15,11 @@ import socket
 import sys
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from treadle.contracts import Needs
+from treadle.contracts import Needs, Performed, Raised
 from treadle.worker import Worker
 from treadle_adapters import _wire as wire
 
@@ -112,13 +112,15 @@ def serve(connection: socket.socket, group: Group | None = None) -> None:
     handler = Handler(sink)
     signal.signal(signal.SIGTERM, _stop)
     line.send(wire.Ready(wire.VERSION, os.getpid()))
-    worker = Worker()
+    worker, pid = Worker(), os.getpid()
     while (message := line.receive()) is not None and not isinstance(message, wire.Leave):
         if isinstance(message, wire.Prepare):
             _prepare(message, handler)
             continue
         with _bounded(group, message.attempt.needs):
             outcome = worker.perform(message.attempt, sink)
+            if os.getpid() != pid:
+                _end_copy(outcome)
         _flush()
         if _is_stopped:
             return
@@ -126,6 +128,18 @@ def serve(connection: socket.socket, group: Group | None = None) -> None:
         del message, outcome  # a worker that waits keeps no values, but for a group, and for a while
         if worker.keeps_any and line.is_quiet(KEEP_S):
             worker.forget()
+
+
+def _end_copy(outcome: Performed | Raised) -> NoReturn:
+    """End a process that the step has forked and whose code has ended, too: the call is not its to answer."""
+    code = 0
+    if isinstance(outcome, Raised):
+        said = outcome.message if outcome.type_name == "builtins:SystemExit" else outcome.traceback
+        code = int(said) & 0xFF if said.isdecimal() else int(said not in ("", "None"))
+        with suppress(OSError, ValueError, AttributeError):  # the step has closed or replaced it
+            sys.stderr.write("" if said.isdecimal() or not code else f"{said}\n")
+    _flush()
+    os._exit(code)
 
 
 @contextmanager

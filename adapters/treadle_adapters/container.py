@@ -104,7 +104,7 @@ class ContainerExecutor:
         _check(calls_per_worker is None or _is_count(calls_per_worker), "calls_per_worker", calls_per_worker, "from 1")
         _check(_is_flag(fresh), "fresh", fresh, "True or False")
         _check(_is_flag(site), "site", site, "True or False")
-        _check(_are_texts(env), "env", env, "a tuple of names")
+        _check(_are_names(env), "env", env, "a tuple of names; values come from the environment")
         _check(_is_time(grace), "grace", grace, "seconds from 0")
         _check(user is None or _ids(user) is not None, "user", user, "numbers: 'UID' or 'UID:GID'")
         _check(bool(network) and _is_text(network), "network", network, "'none' or the name of a network")
@@ -112,10 +112,10 @@ class ContainerExecutor:
         _check(code is None or _are_texts(code), "code", code, "a tuple of folders")
         _check(_is_count(pids), "pids", pids, "a whole number from 1")
         _check(bool(python) and _is_text(python), "python", python, "a program in the image")
-        limits = Resources(cpu=cpus or 0, memory=memory or 0)
+        limits = (_limit("memory", "memory", memory or 0).memory, _limit("cpus", "cpu", cpus or 0).cpu)
         self._confinement = Confinement(
             image, python, network, None if user is None else _ids(user), tuple(env), _mounts.parse(mounts),
-            limits.memory, limits.cpu, pids, Resources(memory=tmp).memory,
+            *limits, pids, _limit("tmp", "memory", tmp).memory,
         )  # fmt: skip
         self._host, self._size = docker_host, workers or _cores()
         self._is_fresh, self._most_calls, self._with_site = fresh, calls_per_worker, site
@@ -328,8 +328,23 @@ def _ids(user: Any) -> tuple[int, int] | None:
     return int(parts[0]), int(parts[-1])
 
 
+def _limit(option: str, kind: str, value: Any) -> Resources:
+    try:
+        return Resources(**{kind: value})
+    except OptionError as error:
+        raise OptionError(
+            f"ContainerExecutor({option}={value!r}) is not allowed", fix=error.fix, option=option
+        ) from None
+
+
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, (tuple, list, set, frozenset)) and all(
+        isinstance(name, str) and name and "=" not in name for name in value
+    )
 
 
 def _are_texts(value: Any) -> bool:

@@ -58,7 +58,7 @@ class DaskExecutor:
             )
         is_known = cluster is None or bool(_address_of(cluster))
         _check(is_known, "cluster", cluster, "an address, as 'tcp://host:8786', or a dask cluster that has started")
-        _check(_are_names(env), "env", env, "a tuple of names")
+        _check(_are_names(env), "env", env, "a tuple of names; values come from the environment")
         _check(_is_time(grace), "grace", grace, "seconds from 0")
         _check(type(slots) is int and slots > 0, "slots", slots, "a whole number from 1")
         _check(_is_flag(bridge), "bridge", bridge, "True or False")
@@ -186,7 +186,9 @@ def _is_flag(value: object) -> bool:
 
 
 def _are_names(value: Any) -> bool:
-    return isinstance(value, (tuple, list, set, frozenset)) and all(isinstance(name, str) for name in value)
+    return isinstance(value, (tuple, list, set, frozenset)) and all(
+        isinstance(name, str) and name and "=" not in name for name in value
+    )
 
 
 def _is_time(value: object) -> bool:

@@ -65,7 +65,7 @@ class ProcessExecutor:
     ) -> None:
         _check(workers is None or (type(workers) is int and workers > 0), "workers", workers, "a whole number from 1")
         _check(_is_flag(fresh), "fresh", fresh, "True or False")
-        _check(_are_names(env), "env", env, "a tuple of names")
+        _check(_are_names(env), "env", env, "a tuple of names; values come from the environment")
         _check(_is_time(grace), "grace", grace, "seconds from 0")
         _check(
             calls_per_worker is None or (type(calls_per_worker) is int and calls_per_worker > 0),
@@ -373,7 +373,9 @@ def _is_flag(value: object) -> bool:
 
 
 def _are_names(value: Any) -> bool:
-    return isinstance(value, (tuple, list, set, frozenset)) and all(isinstance(name, str) for name in value)
+    return isinstance(value, (tuple, list, set, frozenset)) and all(
+        isinstance(name, str) and name and "=" not in name for name in value
+    )
 
 
 def _is_time(value: object) -> bool:

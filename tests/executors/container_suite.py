@@ -465,6 +465,7 @@ class Troubles(OnEngine):
             "no network": {"network": "no-such-network"},
             "no folder": {"mounts": (f"{place}/no-such-folder",)},
             "no memory": {"memory": "8Mi"},
+            "no process": {"pids": 1},
         }
         executors = {name: self.executor(**{"mounts": (), **options}) for name, options in made.items()}
 
@@ -488,7 +489,10 @@ class Troubles(OnEngine):
         assert type(error["no image"]) is ImageNotFound
         assert error["no image"].image == "treadle-no-such-image"
         assert "its socket is not there" in error["no socket"].why
-        for name in set(made) - {"no image"}:
+        assert type(error["no process"]) is StepCrashed
+        assert not error["no process"].oom
+        assert "no process could be started" in str(error["no process"])
+        for name in set(made) - {"no image", "no process"}:
             assert type(error[name]) is ExecutorUnavailable, name
             assert error[name].fix, name
         assert "no-such-folder" in str(error["no folder"])

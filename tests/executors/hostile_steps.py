@@ -134,6 +134,16 @@ def closes_all() -> int:
 
 
 @step(runtime="process", cache=False)
+def forks(exits: bool) -> int:
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if exits:
+        sys.exit(3)
+    return -1
+
+
+@step(runtime="process", cache=False)
 def prints(count: int, width: int) -> None:
     line = "x" * (width - 1) + "\n"
     for _ in range(count):

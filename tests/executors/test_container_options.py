@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -27,7 +28,8 @@ pytestmark = pytest.mark.linux
     "options",
     [
         {"image": ""}, {"image": 3}, {"docker_host": "/run/docker.sock"}, {"workers": 0}, {"workers": True},
-        {"fresh": 1}, {"env": "HOME"}, {"grace": -1}, {"grace": float("inf")}, {"calls_per_worker": 0},
+        {"fresh": 1}, {"env": "HOME"}, {"env": ("A=B",)}, {"grace": -1}, {"grace": float("inf")},
+        {"calls_per_worker": 0},
         {"user": "root"}, {"user": "1:2:3"}, {"network": ""}, {"mounts": ("relative",)},
         {"mounts": ("/a:/b:/c:rw",)}, {"mounts": "/a"}, {"code": "src"}, {"site": "yes"}, {"memory": "much"},
         {"cpus": -1}, {"pids": 0}, {"tmp": "x"}, {"python": ""},
@@ -38,6 +40,7 @@ def test_options_that_cannot_be_are_refused(options: dict[str, Any], monkeypatch
     with pytest.raises(OptionError) as caught:
         ContainerExecutor(**{"image": "python", **options})
     assert caught.value.fix
+    assert next(iter(options)) in caught.value.what
 
 
 def test_without_an_image_the_step_is_refused_at_submit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -64,6 +67,21 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ExecutorUnavailable) as caught:
         ContainerExecutor("python")
     assert "treadle[container]" in caught.value.fix
+
+
+def test_a_program_with_executors_is_imported_where_the_engines_libraries_are_not() -> None:
+    program = """
+import sys
+for name in ("aiodocker", "aiohttp", "aiosqlite", "anyio", "distributed", "fsspec", "structlog"):
+    sys.modules[name] = None  # an image has msgspec and blake3 of us, and nothing else
+import treadle.testing
+from treadle import *
+from treadle_adapters.container import ContainerExecutor
+from treadle_adapters.dask import DaskExecutor
+from treadle_adapters.process import ProcessExecutor
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_an_executor_belongs_to_one_engine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,8 +68,8 @@ def pids_in(folder: Path) -> set[int]:
 
 @pytest.mark.parametrize(
     "options",
-    [{"cluster": 3}, {"cluster": ""}, {"cluster": object()}, {"env": "PATH"}, {"grace": -1}, {"slots": 0},
-     {"bridge": 1}, {"connect_timeout": 0}],
+    [{"cluster": 3}, {"cluster": ""}, {"cluster": object()}, {"env": "PATH"}, {"env": ("A=B",)}, {"grace": -1},
+     {"slots": 0}, {"bridge": 1}, {"connect_timeout": 0}],
 )  # fmt: skip
 def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError):

@@ -200,6 +200,20 @@ def test_memory_and_time_of_an_attempt_are_on_its_result(tmp_path: Path) -> None
     assert used["cpu_seconds"] >= 0.1
 
 
+def test_a_copy_that_a_step_has_forked_answers_for_no_one(tmp_path: Path) -> None:
+    @pipeline
+    async def flow() -> Any:
+        forks = steps.forks.with_options(timeout=20)
+        return [await forks(False), await forks(True), await steps.fine(1)]
+
+    async def main() -> Any:
+        executors = {"process": ProcessExecutor(workers=1)}
+        async with Engine(tmp_path, executors=executors) as engine:
+            return (await engine.run(flow)).value
+
+    assert asyncio.run(main()) == [0, 3, 2]
+
+
 def test_a_thread_that_is_left_behind_does_not_keep_the_worker(tmp_path: Path) -> None:
     assert perform(tmp_path, steps.leaves_a_thread).value == 1
 

@@ -105,8 +105,8 @@ def test_what_is_no_executor_is_refused_by_the_engine(options: dict[str, Any]) -
 
 @pytest.mark.parametrize(
     "options",
-    [{"workers": 0}, {"workers": 1.5}, {"fresh": 1}, {"env": "PATH"}, {"env": (1,)}, {"grace": -1}, {"grace": "2"},
-     {"calls_per_worker": 0}],
+    [{"workers": 0}, {"workers": 1.5}, {"fresh": 1}, {"env": "PATH"}, {"env": (1,)}, {"env": ("A=B",)}, {"env": ("",)},
+     {"grace": -1}, {"grace": "2"}, {"calls_per_worker": 0}],
 )  # fmt: skip
 def test_wrong_options_of_the_executor_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError):

@@ -45,11 +45,14 @@ class Row(msgspec.Struct):
     a: int
 
 
-class Unloadable(Exception):
-    """Its pickle names an argument that its constructor does not take."""
+class Unloadable:
+    """Its pickle leaves out an argument that its constructor takes, as that of many an exception does."""
 
     def __init__(self, code: int, text: str) -> None:
-        super().__init__(f"{code}: {text}")
+        self.text = f"{code}: {text}"
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return Unloadable, (self.text,)
 
 
 UNPICKLED: list[str] = []
