@@ -28,6 +28,7 @@ from typing import Any, Final
 from treadle.contracts import Attempt, Performed, Raised, Sink
 from treadle.errors import ExecutorUnavailable, OptionError
 from treadle.limits import Resources
+from treadle.worker import is_importing
 from treadle_adapters import _exchange, _mounts, _owners
 from treadle_adapters._box import Box
 from treadle_adapters._confinement import LABEL, Confinement, kind_of
@@ -94,7 +95,8 @@ class ContainerExecutor:
         tmp: int | str = "256Mi",
         python: str = "python3",
     ) -> None:
-        require()
+        if not is_importing.get():  # a container that imports a program with an executor at its top need not have it
+            require()
         image = image or os.environ.get(IMAGE_VARIABLE, "")
         _check(bool(image) and _is_text(image), "image", image, f"an image, or name one with {IMAGE_VARIABLE}")
         _check(

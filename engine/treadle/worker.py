@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from treadle._runtime.context import active_call, is_importing
+from treadle._runtime.context import active_call
+from treadle._runtime.context import is_importing as is_importing  # adapters ask it, too
 from treadle._runtime.current import Current
 from treadle.contracts import INLINE_BYTES, Attempt, Output, Part, Payload, Performed, Raised
 from treadle.errors import StepNotImportable, TreadleError

@@ -16,6 +16,7 @@ import pytest
 from treadle import Engine, pipeline
 from treadle.contracts import Attempt, Needs, Raised
 from treadle.errors import ExecutorUnavailable, OptionError
+from treadle.worker import is_importing
 from treadle_adapters import _box, _exchange, _mounts, _owners
 from treadle_adapters._confinement import Confinement
 from treadle_adapters._exchange import PREFIX, Exchange
@@ -67,6 +68,17 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ExecutorUnavailable) as caught:
         ContainerExecutor("python")
     assert "treadle[container]" in caught.value.fix
+
+
+def test_a_worker_that_imports_a_program_with_an_executor_at_its_top_needs_no_library(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "aiodocker", None)
+    begun = is_importing.set(True)
+    try:
+        ContainerExecutor("python")
+    finally:
+        is_importing.reset(begun)
 
 
 def test_a_program_with_executors_is_imported_where_the_engines_libraries_are_not() -> None:
