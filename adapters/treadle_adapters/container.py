@@ -95,9 +95,11 @@ class ContainerExecutor:
         tmp: int | str = "256Mi",
         python: str = "python3",
     ) -> None:
-        if not is_importing.get():  # a container that imports a program with an executor at its top need not have it
-            require()
         image = image or os.environ.get(IMAGE_VARIABLE, "")
+        if is_importing.get():  # a worker that imports a program with an executor at its top performs nothing with it
+            image = image or "unknown"
+        else:
+            require()
         _check(bool(image) and _is_text(image), "image", image, f"an image, or name one with {IMAGE_VARIABLE}")
         _check(
             docker_host is None or "://" in docker_host, "docker_host", docker_host, "a URL, as unix:///run/docker.sock"

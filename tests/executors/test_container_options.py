@@ -74,9 +74,11 @@ def test_a_worker_that_imports_a_program_with_an_executor_at_its_top_needs_no_li
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "aiodocker", None)
+    monkeypatch.delenv("TREADLE_CONTAINER_IMAGE", raising=False)
     begun = is_importing.set(True)
     try:
         ContainerExecutor("python")
+        ContainerExecutor()  # what named its image stayed outside
     finally:
         is_importing.reset(begun)
 

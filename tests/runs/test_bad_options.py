@@ -82,6 +82,7 @@ def test_ignoring_a_parameter_that_a_step_does_not_have_is_refused() -> None:
         ({"close_timeout": "soon"}, "close_timeout='soon' is not a duration"),
         ({"cache": "always"}, "cache='always' is not allowed"),
         ({"retry": -1}, "retry=-1 is not allowed"),
+        ({"executors": ["container"]}, "executors=['container'] is no dict"),
     ],
 )
 def test_an_engine_refuses_what_it_cannot_mean(options: Any, text: str) -> None:

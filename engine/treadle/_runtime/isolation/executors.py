@@ -48,6 +48,12 @@ class Executors:
 
     def __init__(self, given: Mapping[str, Any] | None, isolated: str) -> None:
         self._given: dict[str, Executor] = {}
+        if given is not None and not isinstance(given, Mapping):
+            raise OptionError(
+                f"executors={given!r} is no dict",
+                fix="give names and executors: executors={'container': ContainerExecutor(image=...)}",
+                option="executors",
+            )
         for name, executor in dict(given or {}).items():
             if not name or str(name) != name or name in OWN:
                 raise OptionError(f"executors= has the name {name!r}", fix="give another name", option="executors")
