@@ -611,6 +611,17 @@ class Orphans(OnEngine):
             process.send_signal(signal.SIGKILL)
         # What its container engine was just asked to do for it is done first, and ends for want of anybody to talk to.
         wait_for(lambda: not containers(self.address), 10.0)
+        wait_for(lambda: not processes_about(str(self.folder)), 2.0)
+        assert not processes_about(str(self.folder))
+        # One that was made and never started has nothing in it that could end: the next open removes it.
+        assert "running" not in {found["State"] for found in containers(self.address)}
+
+        async def open_again() -> None:
+            executor = self.executor()
+            await executor.open()
+            await executor.close()
+
+        asyncio.run(open_again())
         self.nothing_is_left(2.0)
 
 
