@@ -58,6 +58,19 @@ def _refuse_skip(report: Any, path: Path) -> None:
         report.outcome, report.longrepr = "failed", f"skipped in CI, where nothing may be missing: {reason}"
 
 
+FIRST, LATE = "test_containers_podman.py", "test_containers_docker.py"
+"""The files that start a container engine each; side by side they would have two cores for a dozen containers."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with one container engine, and have the other one when that is long over."""
+    first = [item for item in items if item.path.name == FIRST]
+    late = [item for item in items if item.path.name == LATE]
+    others = [item for item in items if item.path.name not in (FIRST, LATE)]
+    place = next((at for at, item in enumerate(others) if item.path.parent.name == "results"), len(others))
+    items[:] = [*first, *others[:place], *late, *others[place:]]
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Look at how a test ended."""

@@ -599,7 +599,7 @@ def test_async_for_over_a_cancelled_map_ends_with_its_cancellation_and_not_as_if
 
     @pipeline(failure_mode="continue")
     async def maps() -> tuple[int, str]:
-        m, seen = first_only.map(range(1000)), 0
+        m, seen = first_only.map(range(5000)), 0  # of which the window lets 1,000 be made
 
         async def consume() -> None:
             nonlocal seen

@@ -135,8 +135,8 @@ def kills_the_first() -> str:
 
 @step(runtime="container", cache=False)
 def cleans_up(folder: str) -> None:
-    Path(folder, "started").touch()
     try:
+        Path(folder, "started").touch()
         time.sleep(FOREVER_S)
     finally:
         Path(folder, "cleaned").touch()

@@ -194,7 +194,7 @@ class Hostile:
         address, folder = request.getfixturevalue(cls.kind), tmp_path_factory.mktemp("hostile")
         folder.chmod(0o777)
         executor = ContainerExecutor(
-            container_host.IMAGE, docker_host=address, workers=6, grace=0.3, mounts=(f"{folder}:rw",)
+            container_host.IMAGE, docker_host=address, workers=6, grace=4, mounts=(f"{folder}:rw",)
         )
 
         async def main() -> Any:

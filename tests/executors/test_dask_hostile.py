@@ -44,7 +44,7 @@ def perform(tmp_path: Path, cluster: Cluster, *asked: Asked) -> list[RunResult[A
         return await steps.fine.with_options(runtime="dask")(1)
 
     async def main() -> list[RunResult[Any]]:
-        executors = {"dask": DaskExecutor(cluster.address, grace=0.3)}
+        executors = {"dask": DaskExecutor(cluster.address, grace=1.0)}
         async with asyncio.timeout(LIMIT_S), Engine(tmp_path / "home", executors=executors) as engine:
             results: list[RunResult[Any]] = []
             for number in range(len(asked)):

@@ -34,7 +34,7 @@ def perform(tmp_path: Path, target: Any, *args: Any) -> RunResult[Any]:
         return await steps.fine(1)
 
     async def main() -> RunResult[Any]:
-        executors = {"process": ProcessExecutor(workers=1, grace=0.3)}
+        executors = {"process": ProcessExecutor(workers=1, grace=1.0)}
         async with asyncio.timeout(LIMIT_S), Engine(tmp_path / "home", executors=executors) as engine:
             result = await engine.run(flow)
             assert (await engine.run(after)).value == 2
