@@ -79,13 +79,13 @@ def nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened_once
 
 @pytest.fixture(scope="session")
 def docker() -> Iterator[str]:
-    """Address of a Docker daemon of this session's own."""
+    """Address of a Docker daemon that only these tests use."""
     yield from _engine("docker")
 
 
 @pytest.fixture(scope="session")
 def podman() -> Iterator[str]:
-    """Address of Podman's compatible socket, served for this session alone."""
+    """Address of Podman's compatible socket, served for these tests alone."""
     yield from _engine("podman")
 
 
