@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from treadle._core.admission import Limit
 from treadle.contracts import Executor
@@ -46,7 +46,7 @@ class Executors:
         OptionError: something given is no executor, or has a name that is taken.
     """
 
-    def __init__(self, given: Mapping[str, Any] | None, isolated: str) -> None:
+    def __init__(self, given: object, isolated: str) -> None:
         self._given: dict[str, Executor] = {}
         if given is not None and not isinstance(given, Mapping):
             raise OptionError(
@@ -54,7 +54,7 @@ class Executors:
                 fix="give names and executors: executors={'container': ContainerExecutor(image=...)}",
                 option="executors",
             )
-        for name, executor in dict(given or {}).items():
+        for name, executor in cast("Mapping[str, Any]", given or {}).items():
             if not name or str(name) != name or name in OWN:
                 raise OptionError(f"executors= has the name {name!r}", fix="give another name", option="executors")
             if isinstance(executor, type) or not isinstance(executor, Executor):
