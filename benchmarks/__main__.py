@@ -60,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     known = ", ".join(BENCHES)
-    parser.add_argument("names", nargs="*", choices=[[], *BENCHES], metavar="NAME", help=f"some of {known} (all)")
+    parser.add_argument(
+        "names", nargs="*", type=str.upper, choices=[[], *BENCHES], metavar="NAME", help=f"some of {known} (all)"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="samples of each row (5)")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the numbers of steps (1)")
     parser.add_argument("--long", action="store_true", help="a soak of a million steps")

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import socket
-import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,10 +20,12 @@ import msgspec
 from treadle.contracts import Attempt, Needs, Performed, Raised, Sink
 from treadle.errors import ExecutorUnavailable
 from treadle_adapters import _contained as inside
+from treadle_adapters._control import Control
 from treadle_adapters._docker import Daemon
 from treadle_adapters._exchange import Exchange, remove
-from treadle_adapters._nursery import ENDED, FORK, RECORD, SIGNAL
-from treadle_adapters._peer import LAST_S, READ_BYTES, Surroundings, Worker
+from treadle_adapters._nursery import ENDED
+from treadle_adapters._peer import LAST_S, Surroundings, Worker
+from treadle_adapters._wire import HEAD, length_of
 
 START_S: Final = 60.0
 MOST_HELLO_BYTES: Final = 1024 * 1024
@@ -37,6 +37,8 @@ class Hello(msgspec.Struct, frozen=True):
     python: tuple[int, int, int]
     path: tuple[str, ...]
     failed: str
+    closed: tuple[str, ...] = ()
+    """Folders of code that it may not read."""
 
 
 class Box:
@@ -54,10 +56,10 @@ class Box:
         self.exchange = Exchange(folder, uid)
         self.id = ""
         self.path: tuple[str, ...] = ()
+        self.closed: tuple[str, ...] = ()
         self.worker: Worker | None = None
         self._gone: asyncio.Task[None] | None = None
-        self._control: socket.socket | None = None
-        self._heard = bytearray()
+        self._control: Control | None = None
         self._was_oom = False
         self._finding: asyncio.Task[None] | None = None
         self._starting: asyncio.Task[None] | None = None
@@ -101,9 +103,9 @@ class Box:
         except BaseException:
             control.close()
             raise
-        self._control, self.path = control, hello.path
-        self._loop.add_reader(control.fileno(), self._hear)
-        self._fork(control)
+        self._control = Control(control, self._hear, self._hung_up)
+        self.path, self.closed = hello.path, hello.closed
+        self._fork(self._control)
 
     async def _connection(self, listener: socket.socket) -> socket.socket:
         """What the first process connects with; or what kept it from that."""
@@ -122,7 +124,7 @@ class Box:
     async def _hello(self, control: socket.socket) -> Hello:
         try:
             async with asyncio.timeout(START_S):
-                (length,) = struct.unpack("<I", await self._exactly(control, 4))
+                length = length_of(await self._exactly(control, HEAD.size))
                 if length > MOST_HELLO_BYTES:
                     raise _no_start(None)
                 return msgspec.json.decode(await self._exactly(control, length), type=Hello)
@@ -138,25 +140,12 @@ class Box:
             data += part
         return data
 
-    def _fork(self, control: socket.socket) -> None:
+    def _fork(self, control: Control) -> None:
         number = 1 if self.worker is None else self.worker.number + 1
-        ours, theirs = socket.socketpair()
-        out, their_out = os.pipe()
-        err, their_err = os.pipe()
         try:
-            for end in (their_out, their_err):
-                os.fchmod(end, 0o622)  # so that /dev/stdout can be opened there, too
-            socket.send_fds(control, [RECORD.pack(FORK, number, 0, 0)], [theirs.fileno(), their_out, their_err])
+            self.worker = control.fork(number, is_stranger=True)
         except OSError as error:
-            ours.close()
-            os.close(out)
-            os.close(err)
-            raise _no_start(None) from error
-        finally:
-            theirs.close()
-            os.close(their_out)
-            os.close(their_err)
-        self.worker = Worker(number, ours, out, err)
+            raise ExecutorUnavailable("no worker can be started in a container", why=str(error)) from error
         self.worker.on_fault = self._kill
 
     # -- an attempt -----------------------------------------------------------------------
@@ -178,34 +167,18 @@ class Box:
 
     # -- what the nursery says ------------------------------------------------------------
 
-    def _hear(self) -> None:
-        control = self._control
-        if control is None:
-            return
-        try:
-            data = control.recv(READ_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._drop_control()
-            self._finding = self._loop.create_task(self._lost())
-            return
-        self._heard += data
-        while len(self._heard) >= RECORD.size:
-            what, number, first, kills = RECORD.unpack_from(self._heard)
-            del self._heard[: RECORD.size]
-            if what == ENDED and self.worker is not None and self.worker.number == number:
-                self._was_oom = kills > 0
-                self.worker.has_ended(max(-64, min(255, first)), oom=self._was_oom)
+    def _hear(self, what: int, number: int, first: int, kills: int) -> None:
+        if what == ENDED and self.worker is not None and self.worker.number == number:
+            self._was_oom = kills > 0
+            self.worker.has_ended(max(-64, min(255, first)), oom=self._was_oom)
+
+    def _hung_up(self) -> None:
+        self._control = None
+        self._finding = self._loop.create_task(self._lost())
 
     def _signal(self, worker: Worker, number: int) -> None:
-        if self._control is not None and not worker.ended.done():
-            try:
-                self._control.send(RECORD.pack(SIGNAL, worker.number, number, 0))
-            except OSError:
-                return  # it has ended
+        if self._control is not None:
+            self._control.signal(worker, number)
 
     def _kill(self, worker: Worker) -> None:
         worker.is_retired = True
@@ -238,7 +211,10 @@ class Box:
         worker, control = self.worker, self._control
         if worker is None or control is None or not worker.ended.done() or worker.fault or self._was_oom:
             return False
-        self._fork(control)
+        try:
+            self._fork(control)
+        except ExecutorUnavailable:
+            return False
         return True
 
     async def remove(self) -> None:
@@ -270,7 +246,6 @@ class Box:
 
     def _drop_control(self) -> None:
         if self._control is not None:
-            self._loop.remove_reader(self._control.fileno())
             self._control.close()
             self._control = None
 

@@ -21,6 +21,7 @@ LABEL: Final = "treadle.owner"
 NOBODY: Final = 65534
 LEAST_MEMORY: Final = 6 * 1024 * 1024
 """Less is refused by container engines, with an error that speaks of something else."""
+LEAST_CORES: Final = 0.01
 _PASSED: Final = ("LANG", "TZ")
 
 
@@ -74,13 +75,14 @@ class Confinement(msgspec.Struct, frozen=True):
         uid, gid = self.ids(is_rootless)
         return {
             "Image": self.image,
-            "Entrypoint": [self.python, "-B", "-c", inside.BOOT],
+            "Entrypoint": [self.python, "-B", "-c", inside.BOOT, *code.path],
             "Cmd": [],
             "User": f"{uid}:{gid}",
             "WorkingDir": "/",
             "Env": self._environment(),
             "Labels": _labels(attempt),
             "Healthcheck": {"Test": ["NONE"]},
+            "StopSignal": "SIGKILL",  # process 1 heeds nothing else, and an engine that stops would wait ten seconds
             "HostConfig": {
                 **self._limits(attempt),
                 "AutoRemove": True,
@@ -119,8 +121,8 @@ class Confinement(msgspec.Struct, frozen=True):
         if memory:
             limits["Memory"] = limits["MemorySwap"] = max(memory, LEAST_MEMORY)
         if cores:
-            # More than there are is refused, and this is the same machine.
-            limits["NanoCpus"] = int(min(cores, os.cpu_count() or cores) * 1e9)
+            # More than there are is refused, and this is the same machine; so is less than a hundredth.
+            limits["NanoCpus"] = int(max(LEAST_CORES, min(cores, os.cpu_count() or cores)) * 1e9)
         if needs.gpu:
             limits["DeviceRequests"] = [{"Count": needs.gpu, "Capabilities": [["gpu"]]}]
         return limits

@@ -1,7 +1,8 @@
 """The first process of a container: it starts the worker, says how it ended, and ends with the engine.
 
 Knows nothing of Docker. The container begins with ``BOOT``, which any Python can run: it connects to the engine, says
-which Python this is, and whether what a worker needs can be imported; everything else is the nursery's.
+which Python this is, whether what a worker needs can be imported, and which folders of the project's code, its
+arguments, it may not read; everything else is the nursery's.
 
 Being process 1 it cannot be killed from inside, adopts and reaps what is left behind, and takes all of that with it
 when it ends: when its socket closes, because the engine has closed it or has died.
@@ -14,6 +15,7 @@ import socket
 from typing import Final, NoReturn
 
 from treadle_adapters._nursery import Nursery
+from treadle_adapters._wire import HEAD
 
 ROOT: Final = "/treadle"
 LINE: Final = f"{ROOT}/line"
@@ -25,14 +27,22 @@ SPARE: Final = f"{ROOT}/spare"
 """Libraries that a worker needs, for images that do not have them."""
 
 BOOT: Final = f"""
-import json, socket, struct, sys
+import json, os, socket, struct, sys
+def is_closed(path):
+    try:
+        return not os.listdir(path)
+    except NotADirectoryError:
+        return not os.access(path, os.R_OK)
+    except OSError:
+        return True
 line = socket.socket(socket.AF_UNIX)
 line.connect("{SOCKET}")
 sys.path[:] = ["{LIBRARY}"] + [entry for entry in sys.path if entry] + ["{SPARE}"]
 def hello(failed):
-    facts = {{"python": list(sys.version_info[:3]), "path": sys.path, "failed": failed}}
+    closed = [path for path in sys.argv[1:] if is_closed(path)]
+    facts = {{"python": list(sys.version_info[:3]), "path": sys.path, "failed": failed, "closed": closed}}
     body = json.dumps(facts).encode()
-    line.sendall(struct.pack("<I", len(body)) + body)
+    line.sendall(struct.pack({HEAD.format!r}, len(body)) + body)
 try:
     from treadle_adapters import _contained
     from treadle_adapters import _worker

@@ -13,6 +13,7 @@ import msgspec
 from treadle.contracts import Attempt, Sink
 from treadle.errors import ExecutorUnavailable, StepCrashed, TreadleError, WorkerProtocolError
 from treadle_adapters import _dask_words as words
+from treadle_adapters import _wire as wire
 
 KINDS: Final = {kind.__name__: kind for kind in (StepCrashed, WorkerProtocolError, ExecutorUnavailable)}
 GIVEN_UP: Final = "it has given up the place of the attempt"
@@ -99,9 +100,9 @@ class Errand:
     def _take(self, part: words.Part) -> None:
         if isinstance(part, words.Line):
             self.sink.say(part.level, part.message, part.stream)
-        elif isinstance(part, words.Noted):
+        elif isinstance(part, wire.Noted):
             self.sink.note(part.facts)
-        elif isinstance(part, words.Progressed):
+        elif isinstance(part, wire.Progressed):
             self.sink.progress(part.done, part.total)
         elif not self.ended.done():
             self.ended.set_result(part)

@@ -20,6 +20,7 @@ from treadle.contracts import Attempt, Performed
 from treadle.errors import ExecutorUnavailable, StepCrashed, TreadleError, WorkerProtocolError
 from treadle.worker import described, store_of
 from treadle_adapters import _dask_words as words
+from treadle_adapters import _wire as wire
 from treadle_adapters._peer import Surroundings
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class Lease:
     def begin(self, order: words.Order, attempt: Attempt, blobs: Mapping[str, bytes] | None) -> None:
         """Begin the attempt."""
         self.task = asyncio.get_running_loop().create_task(self._perform(order, attempt, blobs))
+        self.task.add_done_callback(self._see_cancelled)
 
     def leave(self) -> None:
         """Nobody wants it any more."""
@@ -60,6 +62,10 @@ class Lease:
     def finish(self) -> None:
         """Nothing of it is wanted any more, and it had an outcome."""
         self._finish(words.Ended())
+
+    def _see_cancelled(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            self._finish(words.Ended())  # one that is cancelled before its first step never comes to its `finally`
 
     async def _perform(self, order: words.Order, attempt: Attempt, blobs: Mapping[str, bytes] | None) -> None:
         ended = words.Ended()
@@ -130,11 +136,11 @@ class Said:
     def note(self, facts: bytes) -> None:
         """Metadata."""
         self._chars += len(facts)
-        self.add(words.Noted(facts))
+        self.add(wire.Noted(facts))
 
     def progress(self, done: float, total: float | None) -> None:
         """How far the step is."""
-        self.add(words.Progressed(done, total))
+        self.add(wire.Progressed(done, total))
 
     def add(self, part: words.Part) -> None:
         """Take one thing more."""

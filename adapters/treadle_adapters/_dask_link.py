@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import sys
 import time
 import uuid
 from typing import Any, Final
@@ -29,6 +27,7 @@ from treadle_adapters import _dask_blobs as blobs
 from treadle_adapters import _dask_words as words
 from treadle_adapters._dask_errand import GIVEN_UP, Errand, not_taken
 from treadle_adapters._dask_resources import Resources
+from treadle_adapters._peer import folder_here, import_path
 
 LAST_S: Final = 3.0
 """Beyond the grace: how long the end of an attempt may take to be known here."""
@@ -260,9 +259,4 @@ class Link:
 
 
 def _around() -> words.Around:
-    path = tuple([os.path.abspath(entry) for entry in sys.path])
-    try:
-        folder = os.getcwd()
-    except OSError:
-        folder = "/"  # the folder was removed
-    return words.Around(path, folder, logging.getLogger().level, words.installation())
+    return words.Around(tuple(import_path()), folder_here(), logging.getLogger().level, words.installation())

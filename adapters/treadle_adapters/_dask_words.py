@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from treadle.contracts import Performed, Raised
+from treadle_adapters._wire import Noted, Progressed
 
 VERSION: Final = 1
 
@@ -54,19 +55,6 @@ class Line(msgspec.Struct, frozen=True, array_like=True, tag=1):
     level: str
     message: str
     stream: str
-
-
-class Noted(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """Metadata of the call, a msgpack map."""
-
-    facts: bytes
-
-
-class Progressed(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """How far the step is."""
-
-    done: float
-    total: float | None = None
 
 
 class Failed(msgspec.Struct, frozen=True, array_like=True, tag=4):

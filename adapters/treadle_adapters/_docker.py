@@ -25,7 +25,18 @@ REQUEST_S: Final = 60.0
 GONE_S: Final = 10.0
 """How long the engine may take to have removed a container."""
 _NO_ANSWER: Final = 900  # what aiodocker gives as status then
+_OVER_TCP: Final = ("tcp", "http", "https")
 _PODMAN: Final = ("/run/podman/podman.sock", "{runtime}/podman/podman.sock", "{runtime}/docker.sock")
+
+
+def is_address(address: object) -> bool:
+    """Whether it is the URL of an engine that can run on this machine.
+
+    >>> is_address("unix:///run/docker.sock"), is_address("tcp://127.0.0.1:2375"), is_address("unix://")
+    (True, True, False)
+    """
+    kind, is_url, place = str(address).partition("://")
+    return bool(is_url and (place.startswith("/") if kind == "unix" else place and kind in _OVER_TCP))
 
 
 def require() -> None:
@@ -149,8 +160,15 @@ class Daemon:
         if status is None or status == _NO_ANSWER:
             return _no_answer(self.address, error, text)
         return ExecutorUnavailable(
-            f"the container engine at {self.address} cannot {doing}", why=text, fix="see its own log for more"
+            f"the container engine at {self.address} cannot {doing}", why=text, fix=_fix_of(text)
         )
+
+
+def _fix_of(refusal: str) -> str:
+    """What to do about it; every engine says in words of its own what its runtime has said."""
+    if "executable file not found" in refusal or "exec:" in refusal or "exec format" in refusal:
+        return "name the Python of the image with python=, and see that user= may run it"
+    return "see its own log for more"
 
 
 def _client(address: str | None) -> tuple[Docker, str]:

@@ -38,6 +38,8 @@ FORK, SIGNAL = 1, 2
 STARTED, ENDED, READY = 1, 2, 3
 _PDEATHSIG, _SUBREAPER = 1, 36
 _LAST_S = 3.0
+_AT_ONCE = 200
+"""So many ends are noted before there is another look at all processes, which takes milliseconds."""
 _REMOVING_MS = 20
 """A group can be removed when the last of its processes is gone for good, of which nobody tells."""
 
@@ -129,22 +131,31 @@ class Nursery:
     # -- ends -----------------------------------------------------------------------------
 
     def _reap(self) -> None:
-        """Take note of every child that has ended; before a worker's number is free again, its group is killed."""
-        while True:
-            try:
-                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            except ChildProcessError:
-                return
-            if ended is None:
-                return
-            pid = ended.si_pid
-            if pid in self._workers:
-                _kill_group(pid, signal.SIGKILL)
-            _, status = os.waitpid(pid, 0)
-            number = self._workers.pop(pid, None)
+        """Take note of every child that has ended, and kill what it has left to us, before anybody is told."""
+        while ended := self._buried():
             self._kill_adopted()
-            if number is not None:
-                self._tell(ENDED, number, os.waitstatus_to_exitcode(status), self._end_group(number))
+            for number, status in ended:
+                if number:
+                    self._tell(ENDED, number, os.waitstatus_to_exitcode(status), self._end_group(number))
+
+    def _buried(self) -> list[tuple[int, int]]:
+        """How children have ended, with their numbers, 0 if one is no worker.
+
+        Before the process id of a worker is free again, its group is killed.
+        """
+        buried: list[tuple[int, int]] = []
+        try:
+            while len(buried) < _AT_ONCE:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                if ended is None:
+                    break
+                if ended.si_pid in self._workers:
+                    _kill_group(ended.si_pid, signal.SIGKILL)
+                _, status = os.waitpid(ended.si_pid, 0)
+                buried.append((self._workers.pop(ended.si_pid, 0), status))
+        except ChildProcessError:
+            pass
+        return buried
 
     def _end_group(self, number: int) -> int:
         """How many processes of a worker the kernel has killed because they were more than its memory allowed."""
@@ -168,15 +179,19 @@ class Nursery:
         until = time.monotonic() + _LAST_S
         for pid in self._workers:
             _kill_group(pid, signal.SIGKILL)
+        self._workers.clear()
+        buried = 0
         while time.monotonic() < until:
             try:
                 pid, _ = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
                 break
             if pid:
-                self._workers.pop(pid, None)
-                self._kill_adopted()
-            else:
+                buried += 1
+            if buried and (pid == 0 or buried >= _AT_ONCE):
+                self._kill_adopted()  # what those have left to us
+                buried = 0
+            elif pid == 0:
                 time.sleep(0.002)
         if self._tree is not None:
             self._tree.uproot(_LAST_S)
@@ -316,6 +331,12 @@ def main() -> None:
     gc.freeze()
     del _worker
     Nursery(control, engine, tree).run()
+
+
+def introduction(path: list[str]) -> bytes:
+    """What the program reads first: the import path, behind four bytes of length."""
+    setup = json.dumps({"path": path}).encode()
+    return len(setup).to_bytes(4, "little") + setup
 
 
 def _exactly(control: socket.socket, count: int) -> bytes:

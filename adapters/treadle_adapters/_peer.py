@@ -39,7 +39,7 @@ class Worker:
         self.known: dict[tuple[str, str], bytes] = {}
         self.group = ""
         self.calls = 0
-        self.is_retired = False
+        self.is_retired = self.is_spent = False
         self._connection = connection
         self._frames = wire.Frames()
         self._printed = (Printed(out, "stdout", "info"), Printed(err, "stderr", "error"))
@@ -169,9 +169,12 @@ class Worker:
     def _answered(self, message: wire.Answered) -> None:
         answer = self._answer
         if answer is None or message.number != self.calls:
-            raise WorkerProtocolError("a worker answered what it was not asked", why="it was killed for it")
+            raise WorkerProtocolError(
+                "a worker answered what it was not asked", why="it was killed for it", fix=wire.ALONE
+            )
         self._finish_printing()
         self._answer = self._sink = None
+        self.is_spent = message.is_spent
         if not answer.done():
             answer.set_result(message.outcome)
 
@@ -196,7 +199,7 @@ class Worker:
 
 def surroundings(main: str) -> Surroundings:
     """Those of this process."""
-    return sys.path.copy(), _folder(), main, logging.getLogger().level
+    return sys.path.copy(), folder_here(), main, logging.getLogger().level
 
 
 def _prepare(around: Surroundings) -> wire.Prepare:
@@ -209,7 +212,8 @@ def import_path() -> list[str]:
     return [os.path.abspath(entry) for entry in sys.path]
 
 
-def _folder() -> str:
+def folder_here() -> str:
+    """The current folder of this process."""
     try:
         return os.getcwd()
     except OSError:

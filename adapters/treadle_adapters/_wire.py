@@ -17,7 +17,8 @@ from treadle.errors import WorkerProtocolError
 VERSION: Final = 1
 MOST_BYTES: Final = 32 * 1024 * 1024
 """No frame is longer: what is large lies in the store, and a message names it."""
-_LENGTH: Final = struct.Struct("<I")
+HEAD: Final = struct.Struct("<I")
+ALONE: Final = "see what the step, or a library that it uses, writes to descriptors that are not its own"
 
 
 # -- to the worker ------------------------------------------------------------------------
@@ -78,10 +79,11 @@ class Progressed(msgspec.Struct, frozen=True, array_like=True, tag=23):
 
 
 class Answered(msgspec.Struct, frozen=True, array_like=True, tag=24):
-    """How an attempt ended."""
+    """How an attempt ended, and whether the worker should perform no other."""
 
     number: int
     outcome: Performed | Raised
+    is_spent: bool = False
 
 
 FromWorker = Ready | Said | Noted | Progressed | Answered
@@ -106,7 +108,7 @@ def frame(message: ToWorker | FromWorker) -> bytes:
             f"a message of {len(body):,} bytes is larger than the {MOST_BYTES:,} that a worker takes",
             fix="pass fewer values in one call, or put them into one list",
         )
-    return _LENGTH.pack(len(body)) + body
+    return HEAD.pack(len(body)) + body
 
 
 class Frames:
@@ -130,16 +132,17 @@ class Frames:
         begun += data
         found: list[FromWorker] = []
         start = 0
-        while len(begun) - start >= 4:
-            (length,) = _LENGTH.unpack_from(begun, start)
+        while len(begun) - start >= HEAD.size:
+            (length,) = HEAD.unpack_from(begun, start)
             if length > MOST_BYTES:
                 raise WorkerProtocolError(
-                    f"a worker announced a message of {length:,} bytes", why="it was killed for it"
+                    f"a worker announced a message of {length:,} bytes", why="it was killed for it", fix=ALONE
                 )
-            if len(begun) - start - 4 < length:
+            body = start + HEAD.size
+            if len(begun) - body < length:
                 break
-            found.append(self._read(bytes(begun[start + 4 : start + 4 + length])))
-            start += 4 + length
+            found.append(self._read(bytes(begun[body : body + length])))
+            start = body + length
         if start:
             del begun[:start]
         return found
@@ -150,7 +153,7 @@ class Frames:
             return _from_worker.decode(body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise WorkerProtocolError(
-                "a worker sent what is no message of the protocol", why=f"{error}; it was killed for it"
+                "a worker sent what is no message of the protocol", why=f"{error}; it was killed for it", fix=ALONE
             ) from error
 
 
@@ -161,5 +164,5 @@ def to_worker(body: bytes) -> ToWorker:
 
 def length_of(head: bytes | bytearray) -> int:
     """What a frame's first four bytes announce."""
-    length: int = _LENGTH.unpack(head)[0]
+    length: int = HEAD.unpack(head)[0]
     return length

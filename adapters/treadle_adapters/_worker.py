@@ -47,13 +47,14 @@ class Line:
 
     def receive(self) -> wire.ToWorker | None:
         """The next message; ``None`` when the engine is gone."""
-        begun, end = self._begun, 4
-        while len(begun) < 4 or len(begun) < (end := 4 + wire.length_of(begun[:4])):
+        begun, head = self._begun, wire.HEAD.size
+        end = head
+        while len(begun) < head or len(begun) < (end := head + wire.length_of(begun[:head])):
             data = self._connection.recv(READ_BYTES)
             if not data:
                 return None
             begun += data
-        body = bytes(begun[4:end])
+        body = bytes(begun[head:end])
         del begun[:end]
         return wire.to_worker(body)
 
@@ -96,7 +97,7 @@ class Handler(logging.Handler):
         except Exception:
             text = str(record.msg)
         try:
-            self._sink.say(record.levelname.lower(), text, "log")
+            self._sink.say(str(record.levelname).lower(), text.encode("utf-8", "replace").decode(), "log")
         except OSError:
             return  # the engine is gone, and this process is about to notice
 
@@ -112,7 +113,7 @@ def serve(connection: socket.socket, group: Group | None = None) -> None:
     handler = Handler(sink)
     signal.signal(signal.SIGTERM, _stop)
     line.send(wire.Ready(wire.VERSION, os.getpid()))
-    worker, pid = Worker(), os.getpid()
+    worker, pid = Worker(is_alone=True), os.getpid()
     while (message := line.receive()) is not None and not isinstance(message, wire.Leave):
         if isinstance(message, wire.Prepare):
             _prepare(message, handler)
@@ -124,7 +125,7 @@ def serve(connection: socket.socket, group: Group | None = None) -> None:
         _flush()
         if _is_stopped:
             return
-        line.send(wire.Answered(message.number, outcome))
+        line.send(wire.Answered(message.number, outcome, worker.is_spent))
         del message, outcome  # a worker that waits keeps no values, but for a group, and for a while
         if worker.keeps_any and line.is_quiet(KEEP_S):
             worker.forget()

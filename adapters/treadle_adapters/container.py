@@ -19,11 +19,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import sys
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from treadle.contracts import Attempt, Performed, Raised, Sink
 from treadle.errors import ExecutorUnavailable, OptionError
@@ -31,11 +34,13 @@ from treadle.limits import Resources
 from treadle.worker import is_importing
 from treadle_adapters import _exchange, _mounts, _owners
 from treadle_adapters._box import Box
+from treadle_adapters._checks import are_names, are_paths, checks, cores, is_count, is_flag, is_text, is_time, refused
 from treadle_adapters._confinement import LABEL, Confinement, kind_of
-from treadle_adapters._docker import Daemon, require
-from treadle_adapters._peer import Surroundings
+from treadle_adapters._docker import Daemon, is_address, require
+from treadle_adapters._peer import Surroundings, folder_here
 
 IMAGE_VARIABLE: Final = "TREADLE_CONTAINER_IMAGE"
+MOST_ID: Final = 2**31 - 1  # container engines refuse more
 
 
 class ContainerExecutor:
@@ -58,7 +63,7 @@ class ContainerExecutor:
         mounts: more of this machine, ``"SOURCE[:TARGET][:ro|rw]"`` each, read-only unless it says ``rw``.
         code: the folders of the project's code, instead of those of the import path; they come first in it, too.
         site: whether libraries that are installed here are mounted, too, for images that have the same system.
-        memory: bytes or ``"2Gi"``, of steps that name none in their ``resources``; by default not limited.
+        memory: bytes or ``"2Gi"``, of steps that name none in their ``resources``; by default not limited. Not 0.
         cpus: cores, likewise.
         pids: how many processes and threads a container may have.
         tmp: bytes or ``"256Mi"`` that ``/tmp`` may hold; they count as memory.
@@ -100,28 +105,31 @@ class ContainerExecutor:
             image = image or "unknown"
         else:
             require()
-        _check(bool(image) and _is_text(image), "image", image, f"an image, or name one with {IMAGE_VARIABLE}")
-        _check(
-            docker_host is None or "://" in docker_host, "docker_host", docker_host, "a URL, as unix:///run/docker.sock"
+        check, most = checks("ContainerExecutor"), calls_per_worker
+        check(is_text(image), "image", image, f"an image, or name one with {IMAGE_VARIABLE}")
+        is_host = docker_host is None or is_address(docker_host)
+        check(is_host, "docker_host", docker_host, "a URL of this machine, as unix:///run/docker.sock")
+        check(workers is None or is_count(workers), "workers", workers, "a whole number from 1")
+        check(most is None or is_count(most), "calls_per_worker", most, "a whole number from 1, or None")
+        check(is_flag(fresh), "fresh", fresh, "True or False")
+        check(is_flag(site), "site", site, "True or False")
+        check(are_names(env), "env", env, "a tuple of names; values come from the environment")
+        check(is_time(grace), "grace", grace, "seconds from 0")
+        check(user is None or _ids(user) is not None, "user", user, "numbers: 'UID' or 'UID:GID'")
+        check(is_text(network), "network", network, "'none' or the name of a network")
+        check(are_paths(mounts), "mounts", mounts, "a tuple of 'SOURCE[:TARGET][:ro|rw]'")
+        check(code is None or are_paths(code), "code", code, "a tuple of folders")
+        check(is_count(pids), "pids", pids, "a whole number from 1")
+        check(is_text(python), "python", python, "a program in the image")
+        limits = (
+            0 if memory is None else _limit("memory", "memory", memory).memory,
+            0.0 if cpus is None else _limit("cpus", "cpu", cpus).cpu,
         )
-        _check(workers is None or _is_count(workers), "workers", workers, "a whole number from 1")
-        _check(calls_per_worker is None or _is_count(calls_per_worker), "calls_per_worker", calls_per_worker, "from 1")
-        _check(_is_flag(fresh), "fresh", fresh, "True or False")
-        _check(_is_flag(site), "site", site, "True or False")
-        _check(_are_names(env), "env", env, "a tuple of names; values come from the environment")
-        _check(_is_time(grace), "grace", grace, "seconds from 0")
-        _check(user is None or _ids(user) is not None, "user", user, "numbers: 'UID' or 'UID:GID'")
-        _check(bool(network) and _is_text(network), "network", network, "'none' or the name of a network")
-        _check(_are_texts(mounts), "mounts", mounts, "a tuple of 'SOURCE[:TARGET][:ro|rw]'")
-        _check(code is None or _are_texts(code), "code", code, "a tuple of folders")
-        _check(_is_count(pids), "pids", pids, "a whole number from 1")
-        _check(bool(python) and _is_text(python), "python", python, "a program in the image")
-        limits = (_limit("memory", "memory", memory or 0).memory, _limit("cpus", "cpu", cpus or 0).cpu)
         self._confinement = Confinement(
             image, python, network, None if user is None else _ids(user), tuple(env), _mounts.parse(mounts),
             *limits, pids, _limit("tmp", "memory", tmp).memory,
         )  # fmt: skip
-        self._host, self._size = docker_host, workers or _cores()
+        self._host, self._size = docker_host, workers or cores()
         self._is_fresh, self._most_calls, self._with_site = fresh, calls_per_worker, site
         self._grace_s = float(grace)
         self._code = None if code is None else tuple([os.path.abspath(folder) for folder in code])
@@ -184,7 +192,7 @@ class ContainerExecutor:
             await self._put_back(box)
         finally:
             self._busy -= 1
-        return _with_hint(outcome, code)
+        return _with_hint(outcome, code, box.closed)
 
     async def close(self) -> None:
         """End all containers, and leave nothing behind."""
@@ -243,7 +251,7 @@ class ContainerExecutor:
         worker = box.worker
         if worker is None or not worker.is_alive or self._daemon is None or (self._is_fresh and not worker.group):
             self._retire(box)
-        elif self._most_calls is not None and worker.calls >= self._most_calls:
+        elif worker.is_spent or (self._most_calls is not None and worker.calls >= self._most_calls):
             await self._end(box)
         else:
             self._idle[box] = None
@@ -290,7 +298,7 @@ class ContainerExecutor:
     # -- where a step finds itself --------------------------------------------------------
 
     def _code_now(self) -> _mounts.Code:
-        key = (*sys.path, _folder())
+        key = (*sys.path, folder_here())
         if self._seen is None or self._seen[0] != key:
             code, here = _mounts.code_of(self._code, self._with_site), Path(key[-1])
             self._seen = key, code
@@ -301,74 +309,38 @@ class ContainerExecutor:
         return [*code.path, *box.path, *code.site], self._place, attempt.main, logging.getLogger().level
 
 
-def _with_hint(outcome: Performed | Raised, code: _mounts.Code) -> Performed | Raised:
-    """Say what was not mounted, to a step that could not be imported."""
-    if not code.refused or not isinstance(outcome, Raised) or not outcome.type_name.endswith(":StepNotImportable"):
+def _with_hint(outcome: Performed | Raised, code: _mounts.Code, closed: Sequence[str]) -> Performed | Raised:
+    """Say what was not mounted, and what cannot be read, to a step that could not be imported."""
+    if not isinstance(outcome, Raised) or not outcome.type_name.endswith(":StepNotImportable"):
         return outcome
-    import msgspec
-
-    note = (
-        f"not mounted into the container, because they hold more than code: {', '.join(code.refused)};"
-        " name the folders of your code with ContainerExecutor(code=(...))"
-    )
-    return msgspec.structs.replace(outcome, notes=(*outcome.notes, note))
-
-
-def _folder() -> str:
-    try:
-        return os.getcwd()
-    except OSError:
-        return "/"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    notes = list(outcome.notes)
+    if code.refused:
+        notes.append(
+            f"not mounted into the container, because they hold more than code: {', '.join(code.refused)};"
+            " name the folders of your code with ContainerExecutor(code=(...))"
+        )
+    if closed:
+        notes.append(
+            f"empty in the container, or not to be read by whom it runs as: {', '.join(closed)}; open them and the"
+            " image's own folders above them to others, or name somebody who may with ContainerExecutor(user=...)"
+        )
+    return replace(outcome, notes=tuple(notes))
 
 
 def _ids(user: Any) -> tuple[int, int] | None:
     parts = str(user).split(":") if isinstance(user, str) else []
-    if len(parts) not in (1, 2) or not all(part.isdecimal() for part in parts):
+    if len(parts) not in (1, 2) or not all(re.fullmatch(r"[0-9]{1,10}", part) for part in parts):
         return None
-    return int(parts[0]), int(parts[-1])
+    uid, gid = int(parts[0]), int(parts[-1])
+    return (uid, gid) if max(uid, gid) <= MOST_ID else None
 
 
 def _limit(option: str, kind: str, value: Any) -> Resources:
+    """A limit, which is not 0: a container engine would take that for none."""
     try:
-        return Resources(**{kind: value})
+        limit = Resources(**{kind: value})
     except OptionError as error:
-        raise OptionError(
-            f"ContainerExecutor({option}={value!r}) is not allowed", fix=error.fix, option=option
-        ) from None
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _are_names(value: Any) -> bool:
-    return isinstance(value, (tuple, list, set, frozenset)) and all(
-        isinstance(name, str) and name and "=" not in name for name in value
-    )
-
-
-def _are_texts(value: Any) -> bool:
-    return isinstance(value, (tuple, list, set, frozenset)) and all(
-        isinstance(item, (str, os.PathLike)) for item in value
-    )
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _is_flag(value: object) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_time(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
-
-
-def _check(is_right: bool, name: str, value: object, wanted: str) -> None:
-    if not is_right:
-        raise OptionError(f"ContainerExecutor({name}={value!r}) is not allowed", fix=f"give {wanted}", option=name)
+        raise refused("ContainerExecutor", option, value, error.fix) from None
+    if not getattr(limit, kind):
+        raise refused("ContainerExecutor", option, value, "give more than 0, or leave it out")
+    return limit

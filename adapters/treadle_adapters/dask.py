@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from treadle.contracts import Attempt, Performed, Raised, Sink
-from treadle.errors import ExecutorUnavailable, OptionError
+from treadle.errors import ExecutorUnavailable
+from treadle_adapters._checks import are_names, checks, is_count, is_flag, is_time
 from treadle_adapters._dask_link import Link
 
 
@@ -56,13 +58,14 @@ class DaskExecutor:
             raise ExecutorUnavailable(
                 "DaskExecutor needs a library that is missing: distributed", fix="pip install 'treadle[dask]'"
             )
-        is_known = cluster is None or bool(_address_of(cluster))
-        _check(is_known, "cluster", cluster, "an address, as 'tcp://host:8786', or a dask cluster that has started")
-        _check(_are_names(env), "env", env, "a tuple of names; values come from the environment")
-        _check(_is_time(grace), "grace", grace, "seconds from 0")
-        _check(type(slots) is int and slots > 0, "slots", slots, "a whole number from 1")
-        _check(_is_flag(bridge), "bridge", bridge, "True or False")
-        _check(_is_time(connect_timeout) and connect_timeout > 0, "connect_timeout", connect_timeout, "seconds above 0")
+        check, is_known = checks("DaskExecutor"), cluster is None or bool(_address_of(cluster))
+        check(is_known, "cluster", cluster, "an address, as 'tcp://host:8786', or a dask cluster that has started")
+        check(security is None or _is_security(security), "security", security, "a distributed.Security")
+        check(are_names(env), "env", env, "a tuple of names; values come from the environment")
+        check(is_time(grace), "grace", grace, "seconds from 0")
+        check(is_count(slots), "slots", slots, "a whole number from 1")
+        check(is_flag(bridge), "bridge", bridge, "True or False")
+        check(is_time(connect_timeout) and connect_timeout > 0, "connect_timeout", connect_timeout, "seconds above 0")
         self._cluster, self._security = cluster, security
         self._env, self._grace_s = tuple(env), float(grace)
         self._slots, self._bridge, self._connect_s = slots, bridge, float(connect_timeout)
@@ -181,20 +184,7 @@ def _configured_address() -> str:
     return address
 
 
-def _is_flag(value: object) -> bool:
-    return isinstance(value, bool)
-
-
-def _are_names(value: Any) -> bool:
-    return isinstance(value, (tuple, list, set, frozenset)) and all(
-        isinstance(name, str) and name and "=" not in name for name in value
-    )
-
-
-def _is_time(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
-
-
-def _check(is_right: bool, name: str, value: object, wanted: str) -> None:
-    if not is_right:
-        raise OptionError(f"DaskExecutor({name}={value!r}) is not allowed", fix=f"give {wanted}", option=name)
+def _is_security(value: object) -> bool:
+    """Whether it is dask's; the library itself takes a third of a second to load, and whoever has one has loaded it."""
+    module = sys.modules.get("distributed.security")
+    return module is not None and isinstance(value, module.Security)

@@ -13,21 +13,23 @@ Theory of operation
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Coroutine, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from treadle.contracts import Attempt, Performed, Raised, Sink
-from treadle.errors import ExecutorUnavailable, OptionError
+from treadle.errors import ExecutorUnavailable
 from treadle_adapters import _groups
-from treadle_adapters._nursery import ENDED, FORK, READY, RECORD, SIGNAL, STARTED
-from treadle_adapters._peer import LAST_S, READ_BYTES, Surroundings, Worker, import_path, surroundings
+from treadle_adapters._checks import are_names, checks, cores, is_count, is_flag, is_time
+from treadle_adapters._control import Control
+from treadle_adapters._nursery import ENDED, READY, STARTED, introduction
+from treadle_adapters._peer import LAST_S, Surroundings, Worker, import_path, surroundings
 
 ALWAYS_PASSED: Final = ("PATH", "LANG", "TZ", "HOME", "TMPDIR")
 
@@ -63,15 +65,14 @@ class ProcessExecutor:
         grace: float = 2.0,
         calls_per_worker: int | None = None,
     ) -> None:
-        _check(workers is None or (type(workers) is int and workers > 0), "workers", workers, "a whole number from 1")
-        _check(_is_flag(fresh), "fresh", fresh, "True or False")
-        _check(_are_names(env), "env", env, "a tuple of names; values come from the environment")
-        _check(_is_time(grace), "grace", grace, "seconds from 0")
-        _check(
-            calls_per_worker is None or (type(calls_per_worker) is int and calls_per_worker > 0),
-            "calls_per_worker", calls_per_worker, "a whole number from 1, or None",
-        )  # fmt: skip
-        self._size = workers or _cores()
+        check = checks("ProcessExecutor")
+        check(workers is None or is_count(workers), "workers", workers, "a whole number from 1")
+        check(is_flag(fresh), "fresh", fresh, "True or False")
+        check(are_names(env), "env", env, "a tuple of names; values come from the environment")
+        check(is_time(grace), "grace", grace, "seconds from 0")
+        most = calls_per_worker
+        check(most is None or is_count(most), "calls_per_worker", most, "a whole number from 1, or None")
+        self._size = workers or cores()
         self._is_fresh, self._most_calls = fresh, calls_per_worker
         self._env, self._grace_s = tuple(env), float(grace)
         self._workers: dict[int, Worker] = {}
@@ -79,8 +80,7 @@ class ProcessExecutor:
         self._endings: set[asyncio.Task[None]] = set()
         self._count = 0
         self._nursery: subprocess.Popen[bytes] | None = None
-        self._control: socket.socket | None = None
-        self._heard = bytearray()
+        self._control: Control | None = None
         self._is_open = False
         self._is_ready: asyncio.Future[bool]
 
@@ -172,7 +172,7 @@ class ProcessExecutor:
     def _put_back(self, worker: Worker) -> None:
         if not worker.is_alive or not self._is_open:
             return
-        has_done_enough = self._most_calls is not None and worker.calls >= self._most_calls
+        has_done_enough = worker.is_spent or (self._most_calls is not None and worker.calls >= self._most_calls)
         if has_done_enough or (self._is_fresh and not worker.group):
             self._retire(worker)
         else:
@@ -196,22 +196,10 @@ class ProcessExecutor:
         control = self._control
         assert control is not None
         self._count += 1
-        ours, theirs = socket.socketpair()
-        out, their_out = os.pipe()
-        err, their_err = os.pipe()
         try:
-            record = RECORD.pack(FORK, self._count, 0, 0)
-            socket.send_fds(control, [record], [theirs.fileno(), their_out, their_err])
+            worker = self._workers[self._count] = control.fork(self._count)
         except OSError as error:
-            ours.close()
-            os.close(out)
-            os.close(err)
             raise ExecutorUnavailable("no worker can be started", why=str(error), fix="try again") from error
-        finally:
-            theirs.close()
-            os.close(their_out)
-            os.close(their_err)
-        worker = self._workers[self._count] = Worker(self._count, ours, out, err)
         worker.on_fault = self._kill
         return worker
 
@@ -241,11 +229,8 @@ class ProcessExecutor:
             self._signal(worker, signal.SIGKILL)
 
     def _signal(self, worker: Worker, number: int) -> None:
-        if self._control is not None and not worker.ended.done():
-            try:
-                self._control.send(RECORD.pack(SIGNAL, worker.number, number, 0))
-            except OSError:
-                return  # the nursery is gone, and its workers with it
+        if self._control is not None:
+            self._control.signal(worker, number)
 
     # -- the nursery ----------------------------------------------------------------------
 
@@ -257,26 +242,23 @@ class ProcessExecutor:
                 fix="use runtime='inline'",
             )
         self._is_ready = self._loop.create_future()
-        ours, theirs = socket.socketpair()
         program = str(Path(__file__).with_name("_nursery.py"))
         flags = ["-B"] if sys.dont_write_bytecode else []
-        try:
-            self._nursery = subprocess.Popen(
-                [sys.executable, "-P", *flags, program, str(theirs.fileno()), str(os.getpid())],
-                env=self._environment(), pass_fds=(theirs.fileno(),), start_new_session=True,
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            )  # fmt: skip
-        except OSError as error:
-            ours.close()
-            raise ExecutorUnavailable("processes for steps cannot be started", why=str(error)) from error
-        finally:
+        with ExitStack() as ends:
+            try:
+                ours, theirs = map(ends.enter_context, socket.socketpair())
+                self._nursery = subprocess.Popen(
+                    [sys.executable, "-P", *flags, program, str(theirs.fileno()), str(os.getpid())],
+                    env=self._environment(), pass_fds=(theirs.fileno(),), start_new_session=True,
+                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                )  # fmt: skip
+            except OSError as error:
+                raise ExecutorUnavailable("processes for steps cannot be started", why=str(error)) from error
+            with suppress(OSError):  # it has ended already, which is about to be heard
+                ours.sendall(introduction(import_path()))
+            ends.pop_all()
             theirs.close()
-        setup = json.dumps({"path": import_path()}).encode()
-        ours.sendall(len(setup).to_bytes(4, "little") + setup)
-        ours.setblocking(False)
-        self._control = ours
-        self._heard.clear()
-        self._loop.add_reader(ours.fileno(), self._hear)
+        self._control = Control(ours, self._hear, self._nursery_died)
 
     def _environment(self) -> dict[str, str]:
         return {
@@ -285,38 +267,22 @@ class ProcessExecutor:
             if name in ALWAYS_PASSED or name.startswith("LC_") or name in self._env
         }
 
-    def _hear(self) -> None:
-        control = self._control
-        if control is None:
+    def _hear(self, what: int, number: int, first: int, second: int) -> None:
+        if what == READY and not self._is_ready.done():
+            self._is_ready.set_result(True)
+        worker = self._workers.get(number)
+        if worker is None:
             return
-        try:
-            data = control.recv(READ_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._nursery_died()
-            return
-        self._heard += data
-        while len(self._heard) >= RECORD.size:
-            what, number, first, second = RECORD.unpack_from(self._heard)
-            del self._heard[: RECORD.size]
-            if what == READY and not self._is_ready.done():
-                self._is_ready.set_result(True)
-            worker = self._workers.get(number)
-            if worker is None:
-                continue
-            if what == STARTED:
-                worker.pid = first
-            elif what == ENDED:
-                self._workers.pop(number, None)
-                self._idle.pop(worker, None)
-                worker.has_ended(first, oom=second > 0)
+        if what == STARTED:
+            worker.pid = first
+        elif what == ENDED:
+            self._workers.pop(number, None)
+            self._idle.pop(worker, None)
+            worker.has_ended(first, oom=second > 0)
 
     def _nursery_died(self) -> None:
         """Somebody has killed it, and the kernel its workers; what those have left behind is killed here."""
-        self._drop_control()
+        self._control = None
         if not self._is_ready.done():
             self._is_ready.set_result(False)
         for worker in list(self._workers.values()):
@@ -334,15 +300,11 @@ class ProcessExecutor:
             nursery.wait()
             self._ending(_swept())
 
-    def _drop_control(self) -> None:
-        if self._control is not None:
-            self._loop.remove_reader(self._control.fileno())
-            self._control.close()
-            self._control = None
-
     async def _close_nursery(self) -> None:
         """Closing its socket ends it, and everything below it."""
-        self._drop_control()
+        control, self._control = self._control, None
+        if control is not None:
+            control.close()
         nursery, self._nursery = self._nursery, None
         if nursery is None:
             return
@@ -360,28 +322,3 @@ async def _swept() -> None:
         if _groups.is_swept():
             return
         await asyncio.sleep(0.01)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _is_flag(value: object) -> bool:
-    return isinstance(value, bool)
-
-
-def _are_names(value: Any) -> bool:
-    return isinstance(value, (tuple, list, set, frozenset)) and all(
-        isinstance(name, str) and name and "=" not in name for name in value
-    )
-
-
-def _is_time(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
-
-
-def _check(is_right: bool, name: str, value: object, wanted: str) -> None:
-    if not is_right:
-        raise OptionError(f"ProcessExecutor({name}={value!r}) is not allowed", fix=f"give {wanted}", option=name)

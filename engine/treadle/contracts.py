@@ -6,12 +6,17 @@ Their docstrings list obligations; the suites in ``treadle.testing`` hold every 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import msgspec
 
 INLINE_BYTES = 64 * 1024
 """Up to this size a value lies in the log's database and rides in messages; above, it is a blob."""
+MOST_NOTES = 32
+MOST_PARTS = 1000
+"""So many exceptions may lie inside of one that a worker sends: members of groups, arguments, causes."""
+MOST_DEEP = 32
+"""And so deep."""
 
 
 @runtime_checkable
@@ -162,7 +167,7 @@ class Payload(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Part(msgspec.Struct, frozen=True):
-    """Stands in a payload for the part of that number."""
+    """Stands in a payload, or in what an exception is made of, for the part of that number."""
 
     number: int
 
@@ -249,16 +254,22 @@ class Performed(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class Raised(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """The body raised. ``type_name`` is ``module:Qualname``; ``arguments`` and ``state`` are in the default codec."""
+    """The body raised. ``type_name`` is ``module:Qualname``; ``arguments`` and ``state`` are in the default codec.
+
+    Exceptions inside of it are ``parts``, each with a ``Part`` in its place; ``cause`` is the number of the one that
+    it was raised from, or -1. A part refers to earlier parts only, and has none of its own.
+    """
 
     type_name: str
     message: str
     traceback: str = ""
     arguments: bytes = b""
     state: bytes = b""
-    notes: tuple[str, ...] = ()
+    notes: Annotated[tuple[str, ...], msgspec.Meta(max_length=MOST_NOTES)] = ()
     peak_rss_bytes: int | None = None
     cpu_s: float | None = None
+    parts: Annotated[tuple[Raised, ...], msgspec.Meta(max_length=MOST_PARTS)] = ()
+    cause: int = -1
 
 
 class Sink(Protocol):

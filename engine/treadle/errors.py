@@ -7,7 +7,16 @@ as themselves, with a note that names the run, the step and the attempt.
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+import typing
+from typing import Any, Final
+
+_PACKAGE: Final = __file__.rpartition("errors.")[0]
+_SEP: Final = _PACKAGE[-1:]
+_LIBRARY: Final = typing.__file__.rpartition("typing.")[0]
+_SITE: Final = (f"{_LIBRARY}site-packages{_SEP}", f"{_LIBRARY}dist-packages{_SEP}")
+_ADAPTERS: Final = f"{_SEP}treadle_adapters{_SEP}"
+_UVLOOP: Final = f"{_SEP}uvloop{_SEP}"
 
 
 class TreadleError(Exception):
@@ -15,7 +24,8 @@ class TreadleError(Exception):
 
     Args:
         what: what happened, one sentence.
-        where: the place in the user's code, ``file:line``, if known.
+        where: the place in the user's code, ``file:line``, for the text; by default the attribute has the call that
+            led here, which a traceback shows anyway, and the text has none.
         why: the reason, if it is not plain from ``what``.
         fix: what to do about it.
         **details: typed attributes of the error, set on the instance.
@@ -33,7 +43,7 @@ class TreadleError(Exception):
     fix: str
 
     def __init__(self, what: str = "", *, where: str = "", why: str = "", fix: str = "", **details: Any) -> None:
-        self.what, self.where, self.why, self.fix = what, where, why, fix
+        self.what, self.where, self.why, self.fix = what, where or _users_place(), why, fix
         super().__init__(_sentence(what, where, why, fix))
         # Afterwards, because OSError's own __init__ clears errno, filename and the like.
         for name, value in details.items():
@@ -41,6 +51,17 @@ class TreadleError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _users_place() -> str:
+    """``file:line`` of the user's code that called treadle; empty where an event loop or a thread did."""
+    frame = sys._getframe(2)
+    while (file := frame.f_code.co_filename).startswith(_PACKAGE) or _ADAPTERS in file:
+        if frame.f_back is None:
+            return ""
+        frame = frame.f_back
+    is_users = not file.startswith("<") and (not file.startswith(_LIBRARY) or file.startswith(_SITE))
+    return f"{file}:{frame.f_lineno}" if is_users and _UVLOOP not in file else ""
 
 
 def _sentence(what: str, where: str, why: str, fix: str) -> str:
@@ -110,6 +131,10 @@ class ResultNotReady(TreadleError, RuntimeError):
 
 class RunInsideLoop(TreadleError, RuntimeError):
     """``pipeline.run()`` was called where an event loop is running; it would block that loop."""
+
+
+class NoEventLoop(TreadleError, RuntimeError):
+    """``pipeline.start()`` was called where no event loop is running."""
 
 
 class EngineClosed(TreadleError, RuntimeError):

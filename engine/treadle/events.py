@@ -25,12 +25,16 @@ class Input(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Failure(msgspec.Struct, frozen=True, array_like=True):
-    """An exception as the log keeps it: type, text, traceback, and what it takes to rebuild it."""
+    """An exception as the log keeps it: type, text, traceback, and what it takes to rebuild it.
+
+    ``pickled`` are its arguments and ``state`` its attributes, both as tagged msgpack; what is no data is left out.
+    """
 
     type_name: str
     message: str
     traceback: str = ""
     pickled: bytes = b""
+    state: bytes = b""
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_only=True):
@@ -238,9 +242,13 @@ class Logged(Event, frozen=True, array_like=True, gc=False, tag=40, kw_only=True
 
 
 class MetadataLogged(Event, frozen=True, array_like=True, gc=False, tag=41, kw_only=True):
-    """A step attached facts to itself with ``current().log_metadata``; ``body`` is msgpack."""
+    """A step attached facts to itself with ``current().log_metadata``; ``body`` is msgpack.
+
+    With ``attempt=0``: what its options say of it, ``metadata`` as the body and ``tags``.
+    """
 
     body: bytes
+    tags: tuple[str, ...] = ()
 
 
 class Progressed(Event, frozen=True, array_like=True, gc=False, tag=42, kw_only=True):

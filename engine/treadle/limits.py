@@ -176,18 +176,21 @@ def _refuse_name(name: object) -> NoReturn:
 
 
 def show(name: str, amount: float) -> str:
-    """An amount of a resource as users write it.
+    """An amount of a resource as users write it; a large odd number of bytes is rounded.
 
     >>> show("cpu", 2.5), show("memory", 16 * 2**30), show("memory", 1500), show("gpu", 2)
     ('cpu 2.5', 'memory 16Gi', 'memory 1500', 'gpu 2')
+    >>> show("memory", 25_276_502_016)
+    'memory 23.54Gi'
     """
-    if name == "memory":
-        for unit in ("Ei", "Pi", "Ti", "Gi", "Mi", "Ki"):
-            size = amount / _UNITS[unit][0]
-            if size >= 1 and size * 100 == int(size * 100):
-                return f"memory {size:g}{unit}"
-        return f"memory {amount:.0f}"
-    return f"{name} {amount:g}"
+    if name != "memory":
+        return f"{name} {amount:g}"
+    sizes = {unit: amount / _UNITS[unit][0] for unit in ("Ei", "Pi", "Ti", "Gi", "Mi", "Ki")}
+    large = [unit for unit, size in sizes.items() if size >= 1]
+    for unit in large:
+        if sizes[unit] * 100 == int(sizes[unit] * 100) and float(f"{sizes[unit]:g}") == sizes[unit]:
+            return f"memory {sizes[unit]:g}{unit}"
+    return f"memory {sizes[large[0]]:.2f}{large[0]}" if large and large[0] != "Ki" else f"memory {amount:.0f}"
 
 
 @record

@@ -339,6 +339,11 @@ def _kept(value: object) -> Any:
     return value
 
 
+def _engine(value: object) -> Any:
+    check(value is None or hasattr(value, "check_usable"), "engine", value, "an Engine, or None for the current one")
+    return value
+
+
 _STEP_READERS: dict[str, Callable[[object], Any]] = {
     "name": _step_name,
     "inputs": lambda value: _ordered(value, "inputs"),
@@ -370,7 +375,7 @@ _PIPELINE_READERS: dict[str, Callable[[object], Any]] = {
     "context": _context,
     "debug": _flag("debug"),
     "idempotency_key": _idempotency_key,
-    "engine": _kept,
+    "engine": _engine,
 }
 
 _Options = TypeVar("_Options", "StepOptions", "PipelineOptions")
@@ -384,9 +389,12 @@ def _read(
 
 
 def _over(base: _Options, top: _Options) -> _Options:
-    names = base.__dataclass_fields__
-    changed = {name: value for name in names if (value := getattr(top, name)) is not UNSET}
-    return type(base)(**{name: getattr(base, name) for name in names} | changed) if changed else base
+    changed = {name: value for name, value in vars(top).items() if value is not UNSET}
+    if not changed:
+        return base
+    made = object.__new__(type(base))  # both have been checked
+    made.__dict__.update(base.__dict__, **changed)
+    return made
 
 
 @record(kw_only=True)

@@ -8,9 +8,7 @@ it needs when it needs it, so that a worker that waits is small.
 from __future__ import annotations
 
 import importlib
-import os
 import sys
-import traceback
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +18,8 @@ import msgspec
 
 from treadle._runtime.context import active_call
 from treadle._runtime.context import is_importing as is_importing  # adapters ask it, too
-from treadle._runtime.current import Current
+from treadle._runtime.current import Current, _number
+from treadle._runtime.isolation.telling import described as described  # and this
 from treadle.contracts import INLINE_BYTES, Attempt, Output, Part, Payload, Performed, Raised
 from treadle.errors import StepNotImportable, TreadleError
 
@@ -28,14 +27,15 @@ if TYPE_CHECKING:
     from treadle._core.expected import Expected, Wanted
     from treadle._runtime.calls.call import Call
     from treadle._runtime.code.identity import Identities
+    from treadle._runtime.isolation.around import Around
     from treadle._runtime.isolation.kept import Kept
     from treadle._runtime.plan import Plan
     from treadle.contracts import ArtifactStore, Sink
     from treadle.storage.codecs import Encoded
 
 MOST_STORES = 16
-TEXT_CHARS = 64 * 1024
-ARGUMENT_BYTES = 64 * 1024
+MOST_INLINE_BYTES = 4 * 1024 * 1024
+"""Of all outputs of one call together; what is more goes into the store, however small."""
 
 
 def preload() -> None:
@@ -50,10 +50,11 @@ def preload() -> None:
     from treadle._core import expected, outputs
     from treadle._runtime.calls import facts, validation
     from treadle._runtime.code import agreement
+    from treadle._runtime.isolation import around
     from treadle._runtime.resources import usage
     from treadle.storage import codecs, local_blobs, views
 
-    del asyncio, contextvars, inspect, logging, runpy, storage
+    del around, asyncio, contextvars, inspect, logging, runpy, storage
     del expected, outputs, facts, usage, validation, codecs, local_blobs, views
     agreement.begin()
 
@@ -117,18 +118,34 @@ class Target:
 
 
 class Worker:
-    """Performs attempts, one after another; remembers imported steps and open stores."""
+    """Performs attempts, one after another; remembers imported steps and open stores.
 
-    def __init__(self) -> None:
+    Args:
+        is_alone: nothing else is done in this process, and ``perform`` is called on its main thread. Then what a body
+            changes of its folder, environment, import path, streams, signals and the like is put back after it.
+    """
+
+    def __init__(self, *, is_alone: bool = False) -> None:
         self._targets: dict[tuple[str, str, str, tuple[str, ...]], Target] = {}
         self._stores: dict[str, ArtifactStore] = {}
         self._main = ""
+        self._room = MOST_INLINE_BYTES
         self._kept: Kept | None = None
+        self._around: Around | None = None
+        if is_alone:
+            from treadle._runtime.isolation.around import Around
+
+            self._around = Around()
 
     @property
     def keeps_any(self) -> bool:
         """Whether it has values in memory for the next step of an execution group."""
         return self._kept is not None and not self._kept.is_empty
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether a body has changed what cannot be put back, so that no other should run here."""
+        return self._around is not None and self._around.is_spent
 
     def forget(self) -> None:
         """Keep none of them: nobody has come."""
@@ -154,19 +171,29 @@ class Worker:
         return Performed(outputs, shape, used.peak_rss_bytes, used.cpu_s)
 
     def _perform(self, attempt: Attempt, sink: Sink) -> tuple[tuple[Output, ...], str]:
-        from treadle._core.outputs import split
-
         target = self._target(attempt)
         if attempt.group or self._kept is not None:
             self._begin_group(attempt.group)
         args = [self._decoded(attempt, payload) for payload in attempt.args]
         kwargs = {name: self._decoded(attempt, payload) for name, payload in attempt.kwargs.items()}
         _check_inputs(target, attempt, [*args, *kwargs.values()])
+        if self._around is None:
+            return self._outputs(target, attempt, sink, args, kwargs)
+        with self._around.put_back():
+            return self._outputs(target, attempt, sink, args, kwargs)
+
+    def _outputs(
+        self, target: Target, attempt: Attempt, sink: Sink, args: list[Any], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Output, ...], str]:
+        from treadle._core.outputs import split
+
         value = _call(target, attempt, sink, args, kwargs)
-        del args, kwargs
+        args.clear()
+        kwargs.clear()
         values, shape = split(target.name, target.outputs, value)
         _check_outputs(target, values)
         del value
+        self._room = MOST_INLINE_BYTES
         values.reverse()  # each is taken out, so that who looks sees whether the body has kept it
         return tuple([self._encoded(attempt, name, values.pop()) for name in target.output_names]), shape
 
@@ -198,9 +225,9 @@ class Worker:
                 self._import_main(attempt.main)
             module = importlib.import_module(attempt.module)
         except Exception as error:
-            raise _not_importable(where, f"{type(error).__name__}: {error}") from error
+            raise _not_imported(attempt.module, where, error) from error
         except SystemExit as error:
-            raise _not_importable(where, f"importing it raised SystemExit({error.code!r})") from error
+            raise _not_found(where, f"importing it raised SystemExit({error.code!r})", _MEND) from error
         finally:
             is_importing.reset(begun)
         found: Any = module
@@ -209,7 +236,10 @@ class Worker:
         if getattr(type(found), "__treadle_callable__", False):
             found = found.fn
         if not callable(found):
-            raise _not_importable(where, f"the module has no {attempt.qualname}")
+            raise _not_found(
+                where, f"the module has no {attempt.qualname} when a worker imports it",
+                "define it at the top level of the module, wherever that is imported",
+            )  # fmt: skip
         return cast("Callable[..., Any]", found)
 
     def _import_main(self, main: str) -> None:
@@ -293,7 +323,8 @@ class Worker:
         from treadle.storage.local_blobs import LocalBlobs
 
         size = sum(map(len, pieces))
-        if size <= INLINE_BYTES:
+        if size <= min(INLINE_BYTES, self._room):
+            self._room -= size
             data = bytes(encoded.data)
             return Payload(encoded.codec, encoded.digest, encoded.checksum, size, data)
         store = self._store(attempt)
@@ -349,7 +380,7 @@ class RemoteCurrent(Current):
 
     def progress(self, done: float, total: float | None = None) -> None:
         """Say how far the step is."""
-        self._sink.progress(done, total)
+        self._sink.progress(_number("done", done), None if total is None else _number("total", total))
 
 
 def _call(target: Target, attempt: Attempt, sink: Sink, args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -400,60 +431,32 @@ def _known_code() -> Identities:
 _identities: Identities | None = None
 
 
-# -- what went wrong ----------------------------------------------------------------------
+# -- finding steps ------------------------------------------------------------------------
 
 
-def described(error: BaseException) -> Raised:
-    """An exception as it travels; never raises, however odd the exception is."""
-    kind = type(error)
-    arguments, state = _packed_parts(error)
-    notes = tuple([str(note)[:TEXT_CHARS] for note in getattr(error, "__notes__", ())][:20])
-    return Raised(f"{kind.__module__}:{kind.__qualname__}", _text(error), _traceback(error), arguments, state, notes)
+_MEND = "see that the module can be imported by another process; put what is not for it below `if __name__ == ...`"
 
 
-def _packed_parts(error: BaseException) -> tuple[bytes, bytes]:
-    from treadle.storage import codecs
-
-    packed: list[bytes] = []
-    known = {name: value for name, value in vars(error).items() if name not in ("__notes__", "value")}
-    for part in (list(error.args), known):
-        try:
-            data = codecs.encode(part, allow_pickle=False).data
-        except Exception:
-            data = b""
-        packed.append(bytes(data) if len(data) <= ARGUMENT_BYTES else b"")
-    return packed[0], packed[1]
-
-
-def _text(error: BaseException) -> str:
-    try:
-        text = error.what if isinstance(error, TreadleError) else str(error)
-        return text.encode("utf-8", "replace").decode()[:TEXT_CHARS]
-    except Exception:
-        return f"<{type(error).__name__} whose text cannot be had>"
+def _not_imported(module: str, where: str, error: Exception) -> StepNotImportable:
+    why, fix = f"importing it raised {type(error).__name__}: {error}", _MEND
+    if isinstance(error, TreadleError):
+        why = f"importing it raised {type(error).__name__}: {error.what}"
+        why += f", because {error.why}" if error.why else ""
+        fix = error.fix or fix
+    elif isinstance(error, ModuleNotFoundError) and error.name:
+        if f"{module}.".startswith(f"{error.name}."):
+            why = f"there is no module {error.name!r} on the import path of the worker"
+            fix = (
+                "install it where the worker runs, or have its folder on the import path (sys.path) of the engine's"
+                " process; a module without a file, as one that a program has made, is found by no other process"
+            )
+        else:
+            fix = f"install {error.name} where the worker runs"
+    return _not_found(where, why, fix)
 
 
-def _traceback(error: BaseException) -> str:
-    try:
-        place = error.__traceback__
-        while place is not None and place.tb_next is not None and _is_ours(place.tb_frame.f_code.co_filename):
-            place = place.tb_next
-        lines = traceback.format_exception(type(error), error, place, limit=-30, chain=True)
-        return "".join(lines).encode("utf-8", "replace").decode()[-TEXT_CHARS:]
-    except Exception:
-        return ""
-
-
-def _is_ours(path: str) -> bool:
-    return path == __file__ or os.sep + "asyncio" + os.sep in path
-
-
-def _not_importable(where: str, why: str) -> StepNotImportable:
-    return StepNotImportable(
-        f"a worker cannot find the step {where}",
-        why=why,
-        fix="see that the module can be imported in a process of its own, with the same import path",
-    )
+def _not_found(where: str, why: str, fix: str) -> StepNotImportable:
+    return StepNotImportable(f"a worker cannot find the step {where}", why=why, fix=fix)
 
 
 def _rename(names: dict[str, Any], seen: set[int]) -> None:

@@ -93,9 +93,10 @@ def test_a_global_constant_that_is_named_counts_and_another_does_not(home: Any, 
     assert status(home, module_with(write, "", "x * K", extra="K = 2\nOTHER = 2\n"), 1) == "succeeded"
 
 
-def test_a_function_made_by_exec_is_known_by_its_code(home: Any) -> None:
+@pytest.mark.parametrize("names", [{"__name__": "cached_exec"}, {}], ids=["of a module", "of none"])
+def test_a_function_made_by_exec_is_known_by_its_code(home: Any, names: dict[str, Any]) -> None:
     def made(text: str) -> Any:
-        namespace: dict[str, Any] = {"__name__": "cached_exec"}
+        namespace = dict(names)
         exec(text, namespace)
         f = step(namespace["f"])
 

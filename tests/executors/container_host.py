@@ -110,6 +110,8 @@ class Private:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
+        # What a daemon was killed with, it takes for a running one for as long as nobody has buried it.
+        (self._folder / "x/containerd/containerd.pid").unlink(missing_ok=True)
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 self._command, env=self._environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,

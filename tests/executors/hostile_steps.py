@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import mmap
 import os
 import signal
@@ -22,6 +23,22 @@ FOREVER_S = 600
 class OddError(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no text")
+
+
+class Argued(Exception):
+    @property
+    def args(self) -> Any:
+        raise RuntimeError("no arguments")
+
+
+class Fatal(Exception):
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+
+class Untouchable(Exception):
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(f"no {name}")
 
 
 class Stateful(Exception):
@@ -102,6 +119,39 @@ def raises_keyboard_interrupt() -> None:
 @step(runtime="process", cache=False)
 def raises_odd() -> None:
     raise OddError
+
+
+@step(runtime="process", cache=False)
+def raises_argued() -> None:
+    raise Argued
+
+
+@step(runtime="process", cache=False)
+def raises_fatal() -> None:
+    raise Fatal
+
+
+@step(runtime="process", cache=False)
+def raises_untouchable() -> None:
+    raise Untouchable
+
+
+@step(runtime="process", cache=False)
+def logs_what_is_no_text() -> int:
+    logging.addLevelName(35, 5)  # type: ignore[arg-type]
+    logging.getLogger("hostile").log(35, "half a character: \ud800")
+    return 1
+
+
+@step(runtime="process", cache=False)
+def progresses(done: Any, total: Any = None) -> int:
+    current().progress(done, total)
+    return 1
+
+
+@step(runtime="process", cache=False, outputs=tuple(f"out{number}" for number in range(700)))
+def gives_many() -> list[str]:
+    return ["x" * 60_000] * 700  # equal ones are one file
 
 
 @step(runtime="process", cache=False)
@@ -259,6 +309,16 @@ def ones(count: int) -> Any:
     import numpy as np
 
     return np.ones(count)
+
+
+@step(runtime="process", cache=False)
+def zeros(_: int) -> bytes:
+    return bytes(200_000)
+
+
+@step(runtime="process", cache=False, outputs=("one", "other"))
+def zeros_twice() -> tuple[bytes, bytes]:
+    return bytes(200_000), bytes(200_000)
 
 
 @step(runtime="process", cache=False)

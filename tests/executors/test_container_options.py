@@ -28,18 +28,22 @@ pytestmark = pytest.mark.linux
 @pytest.mark.parametrize(
     "options",
     [
-        {"image": ""}, {"image": 3}, {"docker_host": "/run/docker.sock"}, {"workers": 0}, {"workers": True},
+        {"image": ""}, {"image": 3}, {"docker_host": "/run/docker.sock"}, {"docker_host": "unix://"},
+        {"docker_host": "unix://run/docker.sock"}, {"docker_host": "tcp://"}, {"docker_host": "ssh://elsewhere"},
+        {"docker_host": 3}, {"workers": 0}, {"workers": True},
         {"fresh": 1}, {"env": "HOME"}, {"env": ("A=B",)}, {"grace": -1}, {"grace": float("inf")},
         {"calls_per_worker": 0},
-        {"user": "root"}, {"user": "1:2:3"}, {"network": ""}, {"mounts": ("relative",)},
-        {"mounts": ("/a:/b:/c:rw",)}, {"mounts": "/a"}, {"code": "src"}, {"site": "yes"}, {"memory": "much"},
-        {"cpus": -1}, {"pids": 0}, {"tmp": "x"}, {"python": ""},
+        {"user": "root"}, {"user": "1:2:3"}, {"user": "4294967295"}, {"network": ""}, {"mounts": ("relative",)},
+        {"mounts": ("/a:/b:/c:rw",)}, {"mounts": "/a"}, {"code": "src"}, {"code": ("",)}, {"site": "yes"},
+        {"memory": "much"}, {"memory": 0}, {"memory": "0Mi"}, {"memory": ""}, {"cpus": -1}, {"cpus": 0},
+        {"cpus": False}, {"pids": 0}, {"tmp": "x"}, {"tmp": 0}, {"tmp": None}, {"python": ""},
     ],
 )  # fmt: skip
 def test_options_that_cannot_be_are_refused(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TREADLE_CONTAINER_IMAGE", raising=False)
+    given: dict[str, Any] = {"image": "python", **options}
     with pytest.raises(OptionError) as caught:
-        ContainerExecutor(**{"image": "python", **options})
+        ContainerExecutor(**given)
     assert caught.value.fix
     assert next(iter(options)) in caught.value.what
 
@@ -100,8 +104,8 @@ from treadle_adapters.process import ProcessExecutor
 
 def test_an_executor_belongs_to_one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        executor = ContainerExecutor("python", docker_host="unix:///nowhere.sock")
-        executor._daemon = object()  # type: ignore[assignment]  # as if it was open
+        executor: Any = ContainerExecutor("python", docker_host="unix:///nowhere.sock")
+        executor._daemon = object()  # as if it was open
         with pytest.raises(ExecutorUnavailable, match="two engines"):
             await executor.open()
 
@@ -133,10 +137,12 @@ def test_code_is_mounted_where_it_is_and_libraries_are_not(tmp_path: Path, monke
 def test_a_step_that_is_not_found_is_told_what_was_not_mounted() -> None:
     code = _mounts.Code((), (), (), ("/",))
     raised = Raised("treadle.errors:StepNotImportable", "no")
-    outcome = _with_hint(raised, code)
+    outcome = _with_hint(raised, code, ("/srv/code",))
     assert isinstance(outcome, Raised)
     assert "code=" in outcome.notes[0]
-    assert _with_hint(raised, _mounts.Code((), (), (), ())) is raised
+    assert "/srv/code" in outcome.notes[1]
+    assert "user=" in outcome.notes[1]
+    assert _with_hint(raised, _mounts.Code((), (), (), ()), ()) == raised
 
 
 def test_a_home_is_hidden_wherever_it_is_seen(tmp_path: Path) -> None:
@@ -160,7 +166,7 @@ def test_a_home_is_hidden_wherever_it_is_seen(tmp_path: Path) -> None:
 
 def request(folder: Path, needs: Needs | None = None, **options: Any) -> dict[str, Any]:
     """The request for a container."""
-    given = {
+    given: dict[str, Any] = {
         "image": "python", "python": "python3", "network": "none", "user": None, "env": (), "mounts": (), "memory": 0,
         "cpus": 0.0, "pids": 512, "tmp": 1024, **options,
     }  # fmt: skip
@@ -199,6 +205,11 @@ def test_the_defaults_of_an_executor_hold_for_steps_that_name_nothing(tmp_path: 
     host = request(tmp_path, memory=2**30, cpus=10_000.0)["HostConfig"]
     assert host["Memory"] == 2**30
     assert host["NanoCpus"] == (os.cpu_count() or 1) * 10**9
+
+
+def test_less_than_a_container_engine_can_give_is_the_least_that_it_can(tmp_path: Path) -> None:
+    host = request(tmp_path, Needs(cpu=0.001, memory=1))["HostConfig"]
+    assert (host["Memory"], host["NanoCpus"]) == (6 * 2**20, 10_000_000)
 
 
 def test_root_of_a_rootless_engine_is_this_user() -> None:

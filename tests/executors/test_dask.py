@@ -20,6 +20,7 @@ import pytest
 from dask_cluster import Cluster
 
 from treadle import Engine, RunResult, pipeline
+from treadle.contracts import Attempt
 from treadle.errors import (
     DecodeError,
     ExecutorUnavailable,
@@ -31,6 +32,7 @@ from treadle.errors import (
 )
 from treadle_adapters import _dask_blobs, _dask_link
 from treadle_adapters import _dask_words as words
+from treadle_adapters._dask_house import House
 from treadle_adapters.dask import DaskExecutor
 
 LIMIT_S = 60.0
@@ -68,12 +70,21 @@ def pids_in(folder: Path) -> set[int]:
 
 @pytest.mark.parametrize(
     "options",
-    [{"cluster": 3}, {"cluster": ""}, {"cluster": object()}, {"env": "PATH"}, {"env": ("A=B",)}, {"grace": -1},
-     {"slots": 0}, {"bridge": 1}, {"connect_timeout": 0}],
+    [{"cluster": 3}, {"cluster": ""}, {"cluster": object()}, {"security": 3}, {"security": {"tls_ca_file": "ca.pem"}},
+     {"env": "PATH"}, {"env": ("A=B",)}, {"grace": -1}, {"slots": 0}, {"slots": True}, {"bridge": 1},
+     {"connect_timeout": 0}],
 )  # fmt: skip
 def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(OptionError):
-        DaskExecutor(**{"cluster": "tcp://127.0.0.1:1", **options})
+    given: dict[str, Any] = {"cluster": "tcp://127.0.0.1:1", **options}
+    with pytest.raises(OptionError) as caught:
+        DaskExecutor(**given)
+    assert caught.value.option == next(iter(options))
+
+
+def test_a_security_of_dasks_will_do() -> None:
+    from distributed import Security
+
+    DaskExecutor("tls://127.0.0.1:1", security=Security(require_encryption=True))
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,6 +253,33 @@ def test_a_cancelled_step_frees_its_worker_at_once(tmp_path: Path, gone: Callabl
                 assert (await engine.run(after)).value == 0.0
                 assert gone(pids_in(folder)) == set()
                 assert len(pids_in(folder)) == 1
+
+    asyncio.run(main())
+
+
+def test_a_place_that_is_left_when_its_attempt_has_just_been_ordered_is_free_again() -> None:
+    class DaskWorker:
+        """As much of one as a place needs that never comes to perform anything."""
+
+        def __init__(self) -> None:
+            self.events: list[tuple[str, Any]] = []
+
+        def log_event(self, topic: str, message: Any) -> None:
+            self.events.append((topic, message))
+
+    async def main() -> None:
+        house, worker = House(), DaskWorker()
+        house.setup(worker)
+        lease = house.let("key", words.Tenancy("engine", "topic"))
+        attempt = Attempt("run", "call", "step", 1, "token", "module", "name")
+        order = words.Order(words.pack(attempt), words.Around((), "/", 30, words.installation()), None)
+        lease.begin(order, attempt, None)
+        lease.leave()  # in the same turn of the loop: the attempt has not taken its first step
+        async with asyncio.timeout(LIMIT_S):
+            await lease.is_over.wait()
+        assert house.leases == {}
+        assert len(worker.events) == 1
+        await lease.tenant.close()
 
     asyncio.run(main())
 

@@ -12,10 +12,12 @@ from typing import Any
 
 import hostile_steps as steps
 import msgspec
+import numpy as np
 import pytest
 
 from treadle import EncodeError, Engine, RunResult, pipeline
-from treadle.errors import RemoteError, StepCrashed, StepTimeout, WorkerProtocolError
+from treadle.contracts import Performed
+from treadle.errors import OptionError, RemoteError, StepCrashed, StepTimeout, WorkerProtocolError
 from treadle_adapters import _wire as wire
 from treadle_adapters.process import ProcessExecutor
 
@@ -92,6 +94,48 @@ def test_an_exception_without_a_text_comes_back(tmp_path: Path) -> None:
     assert type(perform(tmp_path, steps.raises_odd).error) is steps.OddError
 
 
+@pytest.mark.parametrize("runtime", ["inline", "process"])
+@pytest.mark.parametrize("target", [steps.raises_argued, steps.raises_fatal])
+def test_an_exception_whose_own_methods_raise_fails_the_step_only(tmp_path: Path, target: Any, runtime: str) -> None:
+    result = perform(tmp_path, target.with_options(runtime=runtime, timeout=10))
+    assert type(result.error) in (steps.Argued, steps.Fatal)
+
+
+def test_an_exception_of_which_nothing_can_be_told_is_a_remote_error(tmp_path: Path) -> None:
+    error = perform(tmp_path, steps.raises_untouchable).error
+    assert type(error) is RemoteError
+    assert "Untouchable" in str(error)
+
+
+def test_what_cannot_be_written_in_a_log_is_written_as_well_as_it_can(tmp_path: Path) -> None:
+    assert perform(tmp_path, steps.logs_what_is_no_text).value == 1
+    assert [line.message for line in said if line.stream == "log"] == ["half a character: ?"]
+
+
+@pytest.mark.parametrize("runtime", ["inline", "process"])
+def test_progress_is_told_in_numbers(tmp_path: Path, runtime: str) -> None:
+    given = [(1, 3), (np.int64(1), np.float32(3)), (True, None), (2**70, 2.0**80), ("half", 1), (1, "3"), (None, 1)]
+
+    @pipeline
+    async def flow() -> list[Any]:
+        progresses = steps.progresses.with_options(runtime=runtime)
+        return await asyncio.gather(*(progresses(*numbers) for numbers in given), return_exceptions=True)
+
+    async def main() -> list[Any]:
+        executors = {"process": ProcessExecutor(workers=1)}
+        async with asyncio.timeout(LIMIT_S), Engine(tmp_path / "home", executors=executors) as engine:
+            return list((await engine.run(flow)).value)
+
+    *fine, half, third, nothing = asyncio.run(main())
+    assert fine == [1] * 4
+    assert [type(error) for error in (half, third, nothing)] == [OptionError] * 3
+
+
+def test_many_outputs_that_are_too_much_for_a_message_are_stored(tmp_path: Path) -> None:
+    result = perform(tmp_path, steps.gives_many)
+    assert list(result.value) == ["x" * 60_000] * 700
+
+
 def test_an_exception_comes_back_with_its_attributes(tmp_path: Path) -> None:
     error = perform(tmp_path, steps.raises_stateful).error
     assert type(error) is steps.Stateful
@@ -122,10 +166,13 @@ def test_closing_every_descriptor_ends_the_worker_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "data",
     [b"\xff" * 64, b"\x04\x00\x00\x00\xc1\xc1\xc1\xc1", b"\x04\x00\x00\x00\x94\x18\x01\x00",
-     wire.frame(wire.Noted(b"\xc1")), wire.frame(wire.Noted(b"\x01")), wire.frame(wire.Ready(99, 1))],
+     wire.frame(wire.Noted(b"\xc1")), wire.frame(wire.Noted(b"\x01")), wire.frame(wire.Ready(99, 1)),
+     wire.frame(wire.Answered(99, Performed(())))],
 )  # fmt: skip
 def test_a_worker_that_breaks_the_protocol_is_killed(tmp_path: Path, data: bytes) -> None:
-    assert type(perform(tmp_path, steps.talks_nonsense, data).error) is WorkerProtocolError
+    error = perform(tmp_path, steps.talks_nonsense, data).error
+    assert type(error) is WorkerProtocolError
+    assert error.fix
 
 
 def test_a_flood_of_output_is_drained_and_bounded(tmp_path: Path) -> None:

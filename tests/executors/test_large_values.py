@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from treadle import Engine, RunResult, pipeline, step
+from treadle._runtime.isolation.bridging import Bridge
 from treadle.errors import ArtifactDamaged
 from treadle.storage import codecs
 from treadle_adapters.process import ProcessExecutor
@@ -146,3 +147,64 @@ def test_a_large_array_goes_from_step_to_step_and_its_bytes_never_come_here(tmp_
     total, together, grown = run(tmp_path, flow)[0].value
     assert (total, together) == (COUNT, COUNT)
     assert grown < 32_000_000, f"{grown:,} bytes more than before, of an array of {COUNT * 8:,}"
+
+
+# -- over a bridge ------------------------------------------------------------------------
+
+
+def test_equal_values_that_are_made_at_the_same_time_all_arrive_in_memory() -> None:
+    @pipeline
+    async def flow() -> tuple[set[int], tuple[bytes, bytes], bytes]:
+        sizes = {len(value) for value in await steps.zeros.map(range(60))}
+        return sizes, await steps.zeros_twice(), await steps.gives_back(bytes(200_000))
+
+    sizes, pair, back = run("memory://", flow)[0].value  # type: ignore[arg-type]
+    assert sizes == {200_000}
+    assert pair == (bytes(200_000), bytes(200_000))
+    assert back == bytes(200_000)
+
+
+def files(bridge: Bridge) -> list[str]:
+    return sorted(path.name for path in bridge.blobs.folders[0].parent.rglob("*") if path.is_file())
+
+
+def test_a_bridge_keeps_what_an_attempt_under_way_may_count_on() -> None:
+    data = bytes(100_000)
+    check = codecs.checksum(data)
+    bridge = Bridge()
+    try:
+        first, second = bridge.begun(), bridge.begun()
+        location = bridge.blobs.put(data, check)  # both do, and the second one writes nothing
+        bridge.hold((location,))
+        bridge.give_back((location,))
+        bridge.ended(first)
+        assert not bridge.blobs.exists(location, len(data))
+        bridge.hold((location,))
+        assert bridge.take(location, len(data), check) == data
+        bridge.give_back((location,))
+        bridge.ended(second)
+        assert files(bridge) == []
+    finally:
+        bridge.remove()
+
+
+def test_a_bridge_keeps_nothing_that_only_ended_attempts_have_made() -> None:
+    bridge = Bridge()
+    try:
+        number = bridge.begun()
+        for size in (100_000, 100_001):
+            data = bytes(size)
+            later = bridge.begun()
+            location = bridge.blobs.put(data, codecs.checksum(data))
+            bridge.hold((location, location))
+            bridge.give_back((location, location))
+            bridge.ended(number)
+            number = later
+        assert len(files(bridge)) == 1
+        bridge.ended(number)
+        assert files(bridge) == []
+        bridge.hold(("ab/" + "0" * 62,))  # as a worker says that has put nothing there
+        bridge.give_back(("ab/" + "0" * 62,))
+        assert files(bridge) == []
+    finally:
+        bridge.remove()

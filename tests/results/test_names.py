@@ -159,3 +159,22 @@ def test_outputs_are_shown_with_their_values_and_large_ones_by_type_and_size(hom
 def test_the_outputs_of_a_wired_pipeline_are_shown_with_their_values(home: Any) -> None:
     wired = Pipeline("one").add_steps(leaf.with_options(inputs=["x"], outputs=["y"]))
     assert repr(home.run(wired, {"x": 3}).outputs) == "{'y': 3}"
+
+
+def test_artifacts_of_a_wired_pipeline_have_the_names_of_its_outputs_and_of_its_calls(home: Any) -> None:
+    @step(outputs=["rows"])
+    def load() -> list[int]:
+        return [3, 1, 2]
+
+    @step(inputs=["rows"], outputs=["low", "high"])
+    def ends(rows: list[int]) -> tuple[int, int]:
+        return min(rows), max(rows)
+
+    result = home.run(Pipeline("wired").add_steps(ends, load))
+    assert set(result.artifacts) == set(result.outputs) == {"rows", "low", "high"}
+    assert {name: artifact.read() for name, artifact in result.artifacts.items()} == dict(result.outputs)
+    for call, output in (("load", "rows"), ("ends.low", "low"), ("ends.high", "high")):
+        assert call in result.artifacts
+        assert result.artifacts[call].id == result.artifacts[output].id
+    with pytest.raises(CallNotFound, match="did you mean 'high'"):
+        _ = result.artifacts["hihg"]

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from treadle import EncodeError, Engine, pipeline, step
-from treadle.errors import IdempotencyConflict, OptionError
+from treadle import EncodeError, Engine, Pipeline, pipeline, step
+from treadle.errors import EngineClosed, IdempotencyConflict, NoEventLoop, NotInRun, OptionError, TreadleError
 
 
 @step(cache=False)
@@ -99,3 +99,114 @@ def test_running_what_is_no_pipeline_says_what_to_pass(make: Callable[[], Any], 
 def test_a_step_name_has_no_brackets_since_they_number_the_calls_of_a_map() -> None:
     with pytest.raises(OptionError, match=r"name='a\[0\]' is not allowed. Fix: give a text without brackets"):
         step(name="a[0]")
+
+
+def test_a_method_is_no_pipeline() -> None:
+    with pytest.raises(
+        OptionError, match=r"Service\.handle is a method, and a pipeline is a function\. Fix: move it to"
+    ):
+
+        class Service:
+            @pipeline
+            async def handle(self) -> None: ...
+
+
+def test_starting_where_no_loop_runs_says_what_to_do_and_leaves_nothing(tmp_path: Path) -> None:
+    wired = Pipeline("wired").add_step(size)
+    for start in (lambda: passed_through.start(1), lambda: wired.start({"x": [1]})):
+        with pytest.raises(NoEventLoop, match=r"start\(\.\.\.\) was called where no event loop is running") as caught:
+            start()
+        assert "run(...) in a script" in caught.value.fix
+        assert isinstance(caught.value, RuntimeError)
+    with pytest.raises(TypeError, match="missing a required argument: 'x'"):
+        passed_through.start()  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", ["engine", "debug", "idempotency_key"])
+def test_an_option_of_calls_is_not_offered_to_pipelines(name: str) -> None:
+    with pytest.raises(OptionError, match=rf"use pipeline.with_options\({name}=...\)"):
+        pipeline(**{name: None})
+    with pytest.raises(OptionError, match=r"@pipeline has no option 'cron'\. Fix: the options are: ") as caught:
+        pipeline(cron="* * * * *")
+    assert f" {name}," not in caught.value.fix
+
+
+def test_unknown_options_are_named_with_the_nearest_one_everywhere() -> None:
+    with pytest.raises(OptionError, match=r"Engine has no option 'durabilty'\. Fix: did you mean 'durability'\?"):
+        Engine(durabilty="strict")  # type: ignore[arg-type]
+    with pytest.raises(
+        OptionError, match=r"passed_through.with_options has no option 'tag'\. Fix: did you mean 'tags'\?"
+    ):
+        passed_through.with_options(tag="x")  # type: ignore[arg-type]
+    with pytest.raises(OptionError, match=r"with_options has no option 'static'"):
+        passed_through.with_options(static=True)  # type: ignore[arg-type]
+
+
+def test_what_is_no_engine_is_refused_where_it_is_given() -> None:
+    with pytest.raises(OptionError, match=r"engine='memory://' is not allowed\. Fix: give an Engine, or None"):
+        passed_through.with_options(engine="memory://")  # type: ignore[arg-type]
+    assert passed_through.with_options(engine=None).options.engine is None
+
+
+def test_resuming_refuses_a_way_that_it_does_not_know(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Engine(tmp_path) as engine:
+            result = await engine.run(passed_through, 1)
+            with pytest.raises(OptionError, match=r"changed='skip' is not allowed\. Fix: give 'rerun' or 'keep'"):
+                await engine.resume(result.run_id, changed="skip")  # type: ignore[arg-type]
+            assert (await engine.resume(result.run_id, changed="keep")).value == 1
+
+    asyncio.run(main())
+
+
+def test_an_engine_that_was_never_opened_has_health_but_no_metrics(tmp_path: Path) -> None:
+    engine = Engine(tmp_path)
+    assert engine.health()["status"] == "closed"
+    with pytest.raises(EngineClosed, match="the engine is not open yet"):
+        engine.metrics()
+
+    async def main() -> None:
+        async with engine:
+            await engine.run(passed_through, 1)
+
+    asyncio.run(main())
+    assert engine.metrics()["log_events"] == 2
+
+
+def test_an_error_knows_the_line_of_the_users_call() -> None:
+    with pytest.raises(NotInRun) as outside:
+        size.submit([1])
+    assert outside.value.where.startswith(f"{__file__}:")
+    line = int(outside.value.where.rpartition(":")[2])
+    assert Path(__file__).read_text().splitlines()[line - 1].strip() == "size.submit([1])"
+    assert "test_misuse" not in str(outside.value)  # a traceback shows it anyway
+
+    async def main() -> str:
+        async with Engine("memory://") as engine:
+            try:
+                await engine.get_run("nobody")
+            except TreadleError as error:
+                return error.where
+        return ""
+
+    assert asyncio.run(main()).startswith(f"{__file__}:")
+
+
+def test_an_error_that_the_engine_raises_by_itself_knows_no_line() -> None:
+    @step(timeout=0.01)
+    async def endless() -> None:
+        await asyncio.sleep(60)
+
+    @pipeline
+    async def run() -> str:
+        try:
+            await endless()
+        except TreadleError as error:
+            return f"<{error.where}>"
+        return ""
+
+    async def main() -> str:
+        async with Engine("memory://"):
+            return await run()
+
+    assert asyncio.run(main()) == "<>"

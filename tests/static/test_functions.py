@@ -510,6 +510,22 @@ def test_a_placeholder_where_nobody_would_put_the_value_in_is_a_problem(wrap: An
         assert len(caught.value.problems) == 1
 
 
+@pytest.mark.parametrize("wrap", [lambda value: {value: 1}, lambda value: [value, ({(value, 2): 3},)]])
+def test_a_placeholder_in_the_key_of_a_dict_is_a_problem(wrap: Any) -> None:
+    @pipeline(static=True)
+    def given_to_a_step() -> Any:
+        return parse(wrap(fetch("a")))
+
+    @pipeline(static=True)
+    def returned() -> Any:
+        return wrap(fetch("a"))
+
+    for target in (given_to_a_step, returned):
+        with pytest.raises(ValidationError, match="<placeholder for fetch> as a key of a dict") as caught:
+            target.compile()
+        assert len(caught.value.problems) == 1
+
+
 def test_an_argument_counts_as_it_was_at_its_call_whatever_becomes_of_it_later(default_home: Any) -> None:
     @pipeline(static=True)
     def run() -> Any:

@@ -302,6 +302,28 @@ def test_a_step_beside_the_graph_is_a_warning(warned: Callable[[], list[str]]) -
     assert "nobody uses step forgotten" in text
 
 
+def test_of_many_steps_that_nobody_uses_a_few_are_named(warned: Callable[[], list[str]]) -> None:
+    @step
+    def forgotten() -> int:
+        return 1
+
+    Pipeline("p").add_steps(load, train, [forgotten] * 50).compile()
+    *named, rest = warned()
+    assert ["nobody uses step forgotten" in text for text in named] == [True] * len(named)
+    assert f"nobody uses {50 - len(named)} more steps" in rest
+
+    @pipeline(static=True)
+    def careless() -> Any:
+        for _ in range(50):
+            forgotten()
+        return train(load())
+
+    careless.compile()
+    *named, rest = warned()[len(named) + 1 :]
+    assert ["nobody uses what step forgotten" in text for text in named] == [True] * len(named)
+    assert f"nobody uses what {50 - len(named)} more steps" in rest
+
+
 def test_steps_that_have_nothing_to_do_with_each_other_are_no_warning(warned: Callable[[], list[str]]) -> None:
     @step
     def one() -> int:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -163,3 +167,64 @@ def test_dynamic_concurrent_inline_goes_on_and_waits_where_results_are_consumed(
 
     assert p.run().value == (False, 1)
     assert where[0] != where[1]
+
+
+# -- isolated -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def isolated() -> Iterator[Any]:
+    """Steps that other processes import from this folder."""
+    folder = str(Path(__file__).parent)
+    sys.path.insert(0, folder)
+    import isolated_page_steps
+
+    yield isolated_page_steps
+    sys.path.remove(folder)
+
+
+def test_a_static_pipeline_with_isolated_steps_has_the_same_semantics(isolated: Any) -> None:
+    @pipeline(static=True, name="sums")
+    def apart():
+        return isolated.add(isolated.load()), isolated.elsewhere.map([1, 2])
+
+    assert apart.compile().edges == [("load", "add")]
+    result = apart.run()
+    total, found = result.value
+    assert total == 6
+    assert [x for x, _ in found] == [1, 2]
+    assert os.getpid() not in {pid for _, pid in found}
+    artifact = result.artifacts["add"]
+    assert (artifact.name, artifact.version, artifact.read()) == ("total", 1, 6)
+    assert artifact.lineage().producers() == ["add", "load"]
+    assert result.step_results["add"].inputs["numbers"].producer == "load"
+    assert result.step_results["add"].metadata == {"rows": 3}
+    again = apart.run()
+    assert [again.step_results[name].status for name in ("load", "add")] == ["cached", "cached"]
+
+
+def test_dynamic_synchronous_isolated_blocks_until_the_job_is_done(isolated: Any) -> None:
+    @pipeline
+    def p():
+        x, pid = isolated.elsewhere(7)  # the value itself: it can be taken apart
+        return x + 1, pid
+
+    value, pid = p.run().value
+    assert value == 8
+    assert pid != os.getpid()
+
+
+def test_dynamic_concurrent_isolated_goes_on_and_waits_where_results_are_consumed(
+    isolated: Any, tmp_path: Path
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    @pipeline
+    def p():
+        future = isolated.told.submit(str(pipe))
+        was_done = future.done()
+        pipe.write_text("go")  # blocks until the step reads, which it does while this goes on
+        return was_done, future.result()
+
+    assert p.run().value == (False, "go")

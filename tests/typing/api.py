@@ -404,7 +404,7 @@ async def options_change_no_signature() -> None:
 
     await patient("one")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     fetch.with_options(retries=2)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    crawl.with_options(retries=2)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    crawl.with_options(retries=2)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 # -- pipelines, runs and results -----------------------------------------------------------
@@ -523,6 +523,8 @@ async def engines_run_pipelines() -> None:
     options = Resources(cpu=4, memory="16Gi")
     async with Engine("./state", resources=options, overcommit="error") as engine:
         assert_type((await engine.run(crawl, 1)).step_results["fetch"].resources_used, dict[str, float | None])
+        assert_type((await engine.run(crawl, 1)).step_results["fetch"].tags, tuple[str, ...])
+        assert_type((await engine.run(crawl, 1)).tags, tuple[str, ...])
     async with Engine("./state", durability="relaxed", cache=False, retry=2, keep=keep, close_timeout="5s") as engine:
         assert_type(engine, Engine)
         result = await engine.run(crawl, 3, prefix="x")

@@ -32,6 +32,7 @@ __all__ = [
     "code_digest",
     "explain",
     "fingerprint",
+    "renamed",
     "step_identity",
 ]
 
@@ -144,12 +145,7 @@ def step_identity(
     """
     witness = witness or Witness()
     witness.function(fn)
-    parts = {
-        ("module", _module_identity(fn)),
-        ("qualified name", fn.__qualname__),
-        ("name", name),
-        ("outputs", repr(tuple(outputs))),
-    }
+    parts = {("module", _module_identity(fn)), ("qualified name", fn.__qualname__), *_named(name, outputs)}
     unhashable: list[str] = []
     strict = reader.is_project(module_name(fn))  # a library's wrapper may hold locks and clients of its own
     for kind, state in (("closure variable", cells(fn)), ("default", defaults(fn))):
@@ -168,8 +164,22 @@ def step_identity(
                 unhashable.append(variable)
             else:
                 parts.add((f"{kind} {variable}", text))
+    return _identity_of(parts, tuple(unhashable))
+
+
+def renamed(identity: StepIdentity, *, name: str, outputs: Sequence[str]) -> StepIdentity:
+    """The identity of another step of the same function, under a name and outputs of its own."""
+    kept = [part for part in identity.parts if part[0] not in ("name", "outputs")]
+    return _identity_of([*kept, *_named(name, outputs)], identity.unhashable)
+
+
+def _named(name: str, outputs: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    return ("name", name), ("outputs", repr(tuple(outputs)))
+
+
+def _identity_of(parts: Iterable[tuple[str, str]], unhashable: tuple[str, ...]) -> StepIdentity:
     ordered = tuple(sorted(parts))
-    return StepIdentity(_digest_parts("treadle step 1", ordered), tuple(unhashable), ordered)
+    return StepIdentity(_digest_parts("treadle step 1", ordered), unhashable, ordered)
 
 
 def _state(value: object, closure: Closure, fn: FunctionType, strict: bool) -> str | None:
@@ -222,8 +232,9 @@ def _home(root: object) -> str:
 
 
 def _module_identity(fn: FunctionType) -> str:
-    if fn.__module__ not in _MAIN:
-        return fn.__module__
+    module: Any = fn.__module__
+    if module not in _MAIN:
+        return module if isinstance(module, str) else "?"  # made by ``exec`` in a namespace that has no ``__name__``
     namespace = fn.__globals__
     return str(namespace.get("__file__") or namespace.get("__vsc_ipynb_file__") or "__main__")
 

@@ -47,6 +47,7 @@ class CallRecord(msgspec.Struct):
     peak_rss_bytes: int | None = None
     cpu_s: float | None = None
     metadata: list[bytes] = msgspec.field(default_factory=list)
+    tags: tuple[str, ...] = ()
     kept: bytes = b""
     tries: int = 0
     ended_seq: int = 0
@@ -177,7 +178,11 @@ def _apply_to_call(run: RunRecord, event: ev.Event) -> None:
             call.identity, call.code, call.key, call.inputs = event.identity, event.code, event.key, event.inputs
             call.fallback = True
         case ev.MetadataLogged():
-            call.metadata.append(event.body)
+            if event.attempt:
+                call.metadata.append(event.body)
+            else:  # of the options; a resume says it again, and what the step said of itself stands
+                call.metadata.insert(0, event.body)
+                call.tags = event.tags
         case _:
             pass
 

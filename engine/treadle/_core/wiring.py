@@ -17,6 +17,9 @@ _COLLECTING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 SUGGESTIONS = 20
 """Names are compared for so many problems; among 10,000 names that takes a while."""
 
+WARNINGS = 5
+"""So many steps that nobody uses are named."""
+
 
 class Member(NamedTuple):
     """A step as the wiring sees it: the call's name, the function's signature, and the names it declares.
@@ -213,9 +216,10 @@ class _Wirer:
         connected = {index for index, needs in enumerate(self._wiring.needs) if needs}
         connected |= {producer for needs in self._wiring.needs for producer in needs}
         if connected:
-            for index, member in enumerate(self._members):
-                if index not in connected:
-                    self._wiring.warnings.append(f"nobody uses {self._label(member)}, and it uses no other step")
+            labels = [self._label(member) for index, member in enumerate(self._members) if index not in connected]
+            self._wiring.warnings += [f"nobody uses {label}, and it uses no other step" for label in labels[:WARNINGS]]
+            if len(labels) > WARNINGS:
+                self._wiring.warnings.append(f"nobody uses {len(labels) - WARNINGS} more steps that use no other step")
 
     def _label(self, member: Member) -> str:
         return f"step {member.call} ({member.where})" if member.where else f"step {member.call}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from treadle._runtime.context import active_call
-from treadle.errors import EncodeError, NotInRun
+from treadle.errors import EncodeError, NotInRun, OptionError
 from treadle.secret import masked_facts
 
 if TYPE_CHECKING:
@@ -65,9 +65,14 @@ class Current:
         self._append(ev.MetadataLogged(at=at, call=self.call, step=step, attempt=self.attempt, body=body))
 
     def progress(self, done: float, total: float | None = None) -> None:
-        """Say how far the step is."""
+        """Say how far the step is.
+
+        Raises:
+            OptionError: that is no number.
+        """
         from treadle import events as ev
 
+        done, total = _number("done", done), None if total is None else _number("total", total)
         at, step = self._call.run.now(), self._call.plan.name
         self._append(ev.Progressed(at=at, call=self.call, step=step, attempt=self.attempt, done=done, total=total))
 
@@ -95,6 +100,19 @@ class Current:
 
     def __repr__(self) -> str:
         return f"<current call {self.call} of run {self.run_id}, attempt {self.attempt}>"
+
+
+def _number(name: str, value: Any) -> float:
+    if type(value) is float or (type(value) is int and abs(value) < 2**53):
+        return value
+    try:
+        if isinstance(value, (str, bytes)):
+            raise TypeError("it is text")
+        return float(value)  # of numpy, say
+    except (TypeError, ValueError, OverflowError) as error:
+        raise OptionError(
+            f"progress({name}={value!r:.100}) is no number", why=str(error), fix="give a float or an int", option=name
+        ) from None
 
 
 def current() -> Current:

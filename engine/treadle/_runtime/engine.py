@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextvars import Token
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, Never, ParamSpec, TypeVar, cast, overload
 from weakref import WeakKeyDictionary
 
 from treadle._core.admission import Limit
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from treadle._runtime.handle import RunHandle
     from treadle._runtime.home.holdings import Holdings
     from treadle._runtime.home.resuming import Changed
-    from treadle._runtime.isolation.executors import Bridge, Executors
+    from treadle._runtime.isolation.bridging import Bridge
+    from treadle._runtime.isolation.executors import Executors
     from treadle._runtime.pipeline import PipelineFn
     from treadle._runtime.plan import Plan
     from treadle._runtime.resources.capacity import Capacity
@@ -94,7 +95,9 @@ class Engine(LivesOnLoop):
         capture_print: bool = False,
         keep: Keep | None = None,
         close_timeout: Duration = 10,
+        **unknown: Never,
     ) -> None:
+        check_known(unknown, list(Engine.__init__.__kwdefaults__ or ()), "Engine")
         check_known((durability,), DURABILITIES, "durability")
         check_known((overcommit,), OVERCOMMITS, "overcommit")
         for name, number in (("threads", threads), ("max_concurrency", max_concurrency)):
@@ -315,6 +318,11 @@ class Engine(LivesOnLoop):
         return self._state == "open" and self._pid == os.getpid()
 
     @property
+    def is_new(self) -> bool:
+        """Whether it was never opened."""
+        return self._state in ("new", "opening")
+
+    @property
     def is_closed(self) -> bool:
         """Whether it was open and is so no more; while it is closing, runs still end on it."""
         return self._state == "closed"
@@ -497,7 +505,11 @@ class Engine(LivesOnLoop):
         return await pruning.prune(self, older_than, keep_last, dry_run)
 
     def metrics(self) -> dict[str, float]:
-        """Counters and gauges: ``log_flushes``, ``log_events``, ``calls_running`` and others."""
+        """Counters and gauges: ``log_flushes``, ``log_events``, ``calls_running`` and others.
+
+        Raises:
+            EngineClosed: it was never opened.
+        """
         from treadle._runtime.views import queries
 
         return queries.metrics(self)
@@ -540,7 +552,7 @@ class Engine(LivesOnLoop):
     @cached_property
     def bridge(self) -> Bridge | None:
         """What stands between workers and a store that they cannot reach."""
-        from treadle._runtime.isolation.executors import bridge_for
+        from treadle._runtime.isolation.bridging import bridge_for
 
         return bridge_for(self.vault.blobs)
 

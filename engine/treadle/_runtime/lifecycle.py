@@ -70,6 +70,8 @@ def bind(
     call.order = run.submitted
     if run.memory is None:
         run.append(ev.CallScheduled(at=run.now(), call=name, step=plan.name))
+        if plan.notes is not None:
+            run.append(plan.notes.of(call))
     return call
 
 
@@ -175,7 +177,8 @@ def input_ended(call: Call, producer: Call) -> None:
             absence.take(call, producer)
         input_came(call)
     elif call.state is CallState.WAITING:
-        skip(call, producer)
+        if call.run.ending is None or producer.outcome in ("failed", "skipped"):
+            skip(call, producer)  # else it is cancelled like its input: the run ends
     elif call.roots is not None:
         add_root(call, producer)
 
@@ -503,7 +506,7 @@ def fill(call: Call, future: StepFuture[Any]) -> None:
         case "skipped" if call.error is None:
             asyncio.Future.set_result(future, None)
         case "cancelled":
-            asyncio.Future.cancel(future)
+            asyncio.Future.cancel(future, future._cancel_message)
         case "interrupted":
             error = RunInterrupted(
                 f"call {call.name} was cut off when its run was interrupted", fix="resume the run", run_id=call.run.id

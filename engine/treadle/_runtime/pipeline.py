@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Never, ParamSpec, Protocol, TypeVar, cast, overload
 
 from treadle._core.binding import Binder
 from treadle._runtime.context import active_call, active_engine, current_run
-from treadle._runtime.step import Step
-from treadle.errors import OptionError, PlaceholderUsed, RunInsideLoop
+from treadle._runtime.step import Step, is_method
+from treadle.checks import check_known
+from treadle.errors import NoEventLoop, OptionError, PlaceholderUsed, RunInsideLoop
 from treadle.options import UNSET, CachePolicy, FailureMode, PipelineOptions, Retry, Unset
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
+
+OF_CALLS = ("idempotency_key", "engine", "debug")
+"""Options that a call of a pipeline has, by ``with_options``, and a pipeline itself has not."""
 
 
 class PipelineFn(Generic[P, R_co]):
@@ -83,7 +87,7 @@ class PipelineFn(Generic[P, R_co]):
         In another pipeline it is a child run, and the other's end waits for it.
 
         Raises:
-            RuntimeError: no event loop is running here.
+            NoEventLoop: no event loop is running here.
             TypeError: the arguments do not fit the function.
         """
         run = current_run()
@@ -94,6 +98,8 @@ class PipelineFn(Generic[P, R_co]):
         return self._detached(run, args, kwargs)
 
     def _detached(self, parent: Run | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunHandle[Any]:
+        self.binder.check(args, kwargs)
+        _refuse_without_loop(self.name)
         handle = self._handle(parent, args, kwargs)
         handle.detach()
         return handle
@@ -187,7 +193,11 @@ class PipelineFn(Generic[P, R_co]):
         return compile_function(self, engine, context, args, kwargs)
 
     def _with(self, options: PipelineOptions) -> Self:
-        return type(self)(self.fn, options)
+        copy = object.__new__(type(self))  # what the function is like is known
+        copy.__dict__.update(self.__dict__)
+        copy.options, copy.program = options, None
+        copy.name = options.name if isinstance(options.name, str) else copy.fn.__name__
+        return copy
 
     def with_options(
         self,
@@ -202,7 +212,8 @@ class PipelineFn(Generic[P, R_co]):
         retry: int | Retry | Unset = UNSET,
         tags: Sequence[str] | Unset = UNSET,
         context: Mapping[str, Any] | Unset = UNSET,
-        engine: Engine | Unset = UNSET,
+        engine: Engine | None | Unset = UNSET,
+        **unknown: Never,
     ) -> Self:
         """A changed copy.
 
@@ -221,12 +232,26 @@ class PipelineFn(Generic[P, R_co]):
         Raises:
             OptionError: a value is not allowed.
         """
-        given: Mapping[str, Any] = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
-        changes = PipelineOptions.read(given, f"{self.name}.with_options")
+        given = {key: value for key, value in locals().items() if key not in ("self", "__class__", "unknown")}
+        what = f"{self.name}.with_options"
+        check_known(unknown, [*given], what)
+        changes = PipelineOptions.read(given, what)
         return self._with(self.options.over(changes))
 
     def __repr__(self) -> str:
         return f"<pipeline {self.name}>"
+
+
+def _refuse_without_loop(name: str) -> None:
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise NoEventLoop(
+            f"{name}.start(...) was called where no event loop is running, and a run lives on one",
+            fix=f"call it in an async function, or use {name}.run(...) in a script",
+        ) from None
 
 
 def refuse_while_compiling(what: str, fix: str) -> None:
@@ -291,11 +316,12 @@ def pipeline(fn: Any = None, /, **given: Any) -> Any:
                 "@pipeline takes a function or options, not both", fix="write @pipeline(...) above the function"
             )
         return _make(fn, PipelineOptions())
-    for name in ("idempotency_key", "engine", "debug"):
+    for name in OF_CALLS:
         if name in given:
             raise OptionError(
                 f"@pipeline has no option {name!r}", fix=f"use pipeline.with_options({name}=...)", option=name
             )
+    check_known(given, [name for name in PipelineOptions.__dataclass_fields__ if name not in OF_CALLS], "@pipeline")
     return functools.partial(_make, options=PipelineOptions.read(given))
 
 
@@ -307,6 +333,11 @@ def _make(fn: Any, options: PipelineOptions) -> PipelineFn[..., Any]:
     if not inspect.isfunction(fn) or inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         name = getattr(fn, "__qualname__", repr(fn))
         raise OptionError(f"{name} cannot be a pipeline", fix="decorate a def or an async def that is no generator")
+    if is_method(fn):
+        raise OptionError(
+            f"{fn.__qualname__} is a method, and a pipeline is a function",
+            fix="move it to module level, where another process finds it to resume its runs",
+        )
     if options.static is True and inspect.iscoroutinefunction(fn):
         raise OptionError(
             f"{fn.__qualname__} is an async def, and a static pipeline is not awaited",

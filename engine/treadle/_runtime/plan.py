@@ -1,4 +1,7 @@
-"""What a step means in one run: its options decided, its identity and code taken; made once per step and run."""
+"""What a step means in a run: its options decided, its identity and code taken; asked for once per step and run.
+
+Most steps mean the same in all runs of an engine: their plan is kept, and used again while their code stays the same.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from treadle._core.expected import expected_of
 from treadle._core.outputs import split
 from treadle._core.rate import Pace
 from treadle._runtime.calls.call import StepFuture
+from treadle._runtime.calls.notes import notes_of
 from treadle._runtime.guards import breakers
 from treadle._runtime.views import shapes
 from treadle.contracts import Needs
@@ -33,7 +37,7 @@ logger = logging.getLogger("treadle")
 
 
 class Plan:
-    """One step in one run.
+    """One step in one run, or in all of them.
 
     ``identity`` names the step without its code, ``code`` is the code's fingerprint;
     ``policy`` is ``None`` if nothing of it is cached.
@@ -60,9 +64,11 @@ class Plan:
         "keeps_simply",
         "known",
         "limits",
+        "maker",
         "name",
         "needs",
         "needs_key",
+        "notes",
         "output_names",
         "outputs",
         "pace",
@@ -84,7 +90,7 @@ class Plan:
     )  # fmt: skip
 
     def __init__(self, step: Step[..., Any], options: StepOptions, identities: Identities) -> None:
-        self.step = step
+        self.step, self.maker = step, identities
         self.fn: Callable[..., Any] = step.fn
         self.binder: Binder = step.binder
         self.is_async = step.is_async
@@ -118,6 +124,7 @@ class Plan:
         if known.unhashable and self.policy is not None:
             hint(f"step {self.name} is not cached: {', '.join(known.unhashable)} of it cannot be hashed")
             self.policy = None
+        self.notes = notes_of(_or(options.tags, ()), _or(options.metadata, {}))
         self.version: str | None = _or(options.version, None)
         self.files: list[tuple[str, bytes]] = []
         self.salt = self._salt(self.version)
@@ -143,6 +150,12 @@ class Plan:
         for _, digest in self.files:
             salt.update(digest)
         return salt.digest()
+
+    @property
+    def is_for_all_runs(self) -> bool:
+        """Whether another run of the same engine would decide the same, as long as the step's code stays as it is."""
+        is_bare = self.executor is None and self.guard is None and self.pace is None
+        return is_bare and self.resources is None and not self.files
 
     @property
     def is_on_loop(self) -> bool:

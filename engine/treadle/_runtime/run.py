@@ -148,19 +148,37 @@ class Run:
         step = step.planned
         plan = self._plans.get(step)
         if plan is None:
-            engine = self.engine
-            options = self._step_defaults.over(step.options)
-            plan = engine.placed(Plan(step, options, engine.identities), debug=self.debug)
-            explain.keep_manifest(engine, plan)
-            in_flight = engine.step_limit(step) if options.max_in_flight else None
-            if plan.executor is not None:
-                threads = plan.executor.limit
-            else:
-                threads = None if plan.is_async or self.debug else engine.thread_limit
-            plan.in_flight = in_flight
-            plan.limited((engine.limit, self._limit, in_flight, threads, *capacity.bounds(self, plan, options.rate)))
-            self._plans[step] = plan
+            plan = self._plans[step] = self._plan_of_others(step) or self._new_plan(step)
         return plan
+
+    def _plan_of_others(self, step: Step[..., Any]) -> Plan | None:
+        """What an earlier run of this engine has decided for the step, if this one would decide the same."""
+        plan: Plan | None = step.plan if self._decides_as_others else None
+        identities = self.engine.identities
+        if plan is not None and plan.maker is identities and plan.fn is step.fn and identities.stands(plan.known):
+            return plan
+        return None
+
+    def _new_plan(self, step: Step[..., Any]) -> Plan:
+        engine = self.engine
+        options = self._step_defaults.over(step.options)
+        plan = engine.placed(Plan(step, options, engine.identities), debug=self.debug)
+        explain.keep_manifest(engine, plan)
+        in_flight = engine.step_limit(step) if options.max_in_flight else None
+        if plan.executor is not None:
+            threads = plan.executor.limit
+        else:
+            threads = None if plan.is_async or self.debug else engine.thread_limit
+        plan.in_flight = in_flight
+        plan.limited((engine.limit, self._limit, in_flight, threads, *capacity.bounds(self, plan, options.rate)))
+        if self._decides_as_others and plan.is_for_all_runs:
+            step.plan = plan
+        return plan
+
+    @property
+    def _decides_as_others(self) -> bool:
+        """Whether nothing but the engine and the step decides what the step means here."""
+        return self._step_defaults is self.engine.step_defaults and self._limit is None and not self.debug
 
     def submit(self, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> StepFuture[Any]:
         """Submit one call; on the loop only."""
@@ -199,7 +217,8 @@ class Run:
         call.context = contextvars.copy_context()
         lifecycle.await_inputs(call, references)
         if self.ending is not None:
-            stopping.stop(call, self.ending)
+            calls = [reference._call for reference in references if isinstance(reference, StepFuture)]
+            stopping.stop_late(call, calls, self.ending)
         return future
 
     def skip_as(self, name: str, step: Step[..., Any], upstream: str, error: BaseException | None) -> StepFuture[Any]:
@@ -290,7 +309,7 @@ class Run:
         """Cancel one call; one whose outcome is on its way to the log lets go of the future only."""
         if stopping.stop(call, ending):
             return True
-        return future is not None and not future.done() and asyncio.Future.cancel(future)
+        return future is not None and not future.done() and asyncio.Future.cancel(future, future._cancel_message)
 
     def call_ended(self, call: Call) -> None:
         """A call has its outcome and everybody knows."""

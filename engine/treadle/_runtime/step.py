@@ -102,14 +102,11 @@ class Step(Generic[P, R_co]):
         self.fn = fn
         self.options = options
         self.policies = policies
-        name = options.name
-        self.name: str = name if isinstance(name, str) else getattr(fn, "__name__", "step")
+        self.name: str
         self.is_async = inspect.iscoroutinefunction(fn)
         self.binder = Binder(fn)
-        _check_ignored(self.name, options.cache, self.binder)
         self.base: Step[..., Any] = self
-        self.planned: Step[..., Any] = self
-        self.known: dict[Any, Any] = {}
+        self._name_as(options)
         self.map_limit: int | None = None
         functools.update_wrapper(self, fn)
         self.__dict__.pop(MARKS, None)  # they are in the policies by now
@@ -247,8 +244,7 @@ class Step(Generic[P, R_co]):
         given = {key: value for key, value in locals().items() if key not in ("self", "__class__", "unknown")}
         changes = StepOptions.read({**given, **unknown}, f"{self.name}.with_options")
         _check_after(changes.after)
-        copy = type(self)(self.fn, self.options.over(changes), self.policies)
-        copy.base, copy.map_limit = self.base, self.map_limit
+        copy = self._copy(self.options.over(changes), self.policies)
         if changes == StepOptions():  # nothing but ``after``, which is no part of the comparison
             copy.planned = self.planned
         if changes.max_in_flight is None or isinstance(changes.max_in_flight, int):
@@ -257,10 +253,23 @@ class Step(Generic[P, R_co]):
 
     def _marked(self, mark: Mark) -> SelfStep:
         """A copy on which ``@retry``, ``@on_failure``, ``@CircuitBreaker``, ``@when`` or ``@unless`` was laid."""
-        options, policies = lay([mark], self.name, self.options, self.policies, self.binder)
-        copy = type(self)(self.fn, options, policies)
-        copy.base, copy.map_limit = self.base, self.map_limit
+        return self._copy(*lay([mark], self.name, self.options, self.policies, self.binder))
+
+    def _copy(self, options: StepOptions, policies: Policies) -> SelfStep:
+        copy = object.__new__(type(self))  # what the function is like is known
+        copy.__dict__.update(self.__dict__)
+        copy.options, copy.policies = options, policies
+        copy._name_as(options)
         return copy
+
+    def _name_as(self, options: StepOptions) -> None:
+        """Take the name that the options ask for; nothing is known of a step of this name yet."""
+        self.name = options.name if isinstance(options.name, str) else getattr(self.fn, "__name__", "step")
+        self.planned: Step[..., Any] = self
+        self.known: dict[Any, Any] = {}
+        self.named: Any = None
+        self.plan: Any = None
+        _check_ignored(self.name, options.cache, self.binder)
 
     def __repr__(self) -> str:
         return f"<step {self.name}>"
@@ -404,7 +413,7 @@ def _refuse_what_is_no_step(fn: Any) -> None:
         raise OptionError(
             f"{fn.name} is a pipeline", fix="decorate the function with @step or with @pipeline, not both"
         )
-    if isinstance(fn, (staticmethod, classmethod)) or inspect.ismethod(fn) or _is_method(fn):
+    if isinstance(fn, (staticmethod, classmethod)) or inspect.ismethod(fn) or is_method(fn):
         raise OptionError(
             f"{name} is a method, and a step is a function",
             fix="move it to module level, or wrap the bound method in a def",
@@ -437,7 +446,7 @@ def _refuse_without_code(fn: Any, name: str) -> None:
     raise OptionError(what, fix="call it in a def, and decorate a def or an async def")
 
 
-def _is_method(fn: Any) -> bool:
+def is_method(fn: Any) -> bool:
     """A function in a class body: its qualified name ends in ``Class.name`` outside of any function."""
     qualified: str = getattr(fn, "__qualname__", "")
     owner = qualified.rpartition(".")[0]

@@ -112,6 +112,7 @@ class StepFuture(asyncio.Future[T], Generic[T]):
         """Cancel the call for all who await it; from any thread. False if it has ended already."""
         if self.done():
             return False
+        self._cancel_message = msg  # by which anyio's scopes know that a cancellation is theirs
         return self._call.cancel_from_anywhere(self)
 
     def __await__(self) -> Generator[Any, None, T]:

@@ -62,17 +62,19 @@ def _take_all(run: Run, value: Any) -> None:
 
 
 def _apply_failure_mode(run: Run) -> None:
+    if run.failure_mode != "continue":
+        stopping.skip_behind(run.active)
     if run.failure_mode == "fail_fast":
         for child in list(run.children):
             child.stop(for_a_child("failure"))
         run.stop_calls("failure")
     elif run.failure_mode == "stop":
+        run.ending = "failure"
         for call in list(run.active):
             if call.task is None or call.slots is None:
                 stopping.stop(call, "failure")
         for feeder in list(run.feeders):
             feeder.halt()
-        run.ending = "failure"
 
 
 def answer_failures(run: Run) -> None:
@@ -86,6 +88,7 @@ async def _until_idle(run: Run) -> None:
         answer_failures(run)
         run.failures_seen = run.failure_count
         run.idle = run.loop.create_future()
+        run._wake_if_idle()  # that answer may have ended all there was, where outcomes wait for no commit
         await run.idle
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import builtins
 import sys
 import traceback
-from types import TracebackType
-from typing import TYPE_CHECKING
+from types import FunctionType, NoneType, TracebackType
+from typing import TYPE_CHECKING, Any
 
 from treadle import events as ev
 from treadle._runtime import SHELL
@@ -25,12 +25,39 @@ def failure_of(error: BaseException) -> ev.Failure:
     """What the log keeps of an exception; never raises, however odd the exception is."""
     kind = type(error)
     try:
-        arguments = codecs.encode(list(error.args), allow_pickle=False).data
+        arguments, state = _packed(_arguments_of(error)), _state_of(error)
+        return ev.Failure(f"{kind.__module__}:{kind.__qualname__}", _text(error), _traceback(error), arguments, state)
+    except BaseException:  # its own methods may raise anything, also what ends programs
+        return ev.Failure("builtins:Exception", f"<{kind!r} of which nothing can be told>", "", b"", b"")
+
+
+def _arguments_of(error: BaseException) -> list[Any]:
+    """What makes the exception again."""
+    if not isinstance(error, OSError) or isinstance(error, TreadleError) or None in (error.errno, error.filename):
+        return list(error.args)
+    more = [] if error.filename2 is None else [None, error.filename2]
+    return [error.errno, error.strerror, error.filename, *more]  # its args are the first two of them
+
+
+def _state_of(error: BaseException) -> bytes:
+    """Its attributes, without those that are no data."""
+    try:
+        known = {name: value for name, value in vars(error).items() if name not in ("__notes__", "value")}
     except Exception:
-        arguments = b""
-    if len(arguments) > MESSAGE_CHARS or (are_alive() and masked(text := str(error.args)) != text):
-        arguments = b""
-    return ev.Failure(f"{kind.__module__}:{kind.__qualname__}", _text(error), _traceback(error), bytes(arguments))
+        return b""
+    if not known:
+        return b""
+    return _packed(known) or _packed({name: value for name, value in known.items() if _packed(value)})
+
+
+def _packed(value: Any) -> bytes:
+    try:
+        data = codecs.encode(value, allow_pickle=False).data
+        if len(data) > MESSAGE_CHARS or (are_alive() and masked(text := str(value)) != text):
+            return b""
+    except Exception:
+        return b""
+    return bytes(data)
 
 
 def _text(error: BaseException) -> str:
@@ -78,24 +105,39 @@ def _instance(kind: type[Exception], failure: ev.Failure) -> Exception | None:
     arguments = codecs.decode("msgpack", failure.pickled, trusted=False)
     if not isinstance(arguments, list):
         return None
+    state = codecs.decode("msgpack", failure.state, trusted=False) if failure.state else {}
     if issubclass(kind, TreadleError):
         error: Exception = kind.__new__(kind)
         error.args = tuple(arguments)
         error.__dict__.update(what=failure.message, where="", why="", fix="")
-        return error
-    return kind(*arguments)
+    else:
+        # Not by its own __init__: what that was given is not what it has passed on to be the exception's arguments.
+        error = kind.__new__(kind, *arguments)
+        written = (FunctionType, NoneType)
+        built_in = next(base for base in kind.__mro__ if not isinstance(vars(base).get("__init__"), written))
+        vars(built_in)["__init__"](error, *arguments)
+    error.__dict__.update(state)
+    if issubclass(kind, EncodeError):
+        error.__dict__.setdefault("value", None)  # the object is no part of the log
+    return error
 
 
 def skipped_because(call: Call, root: Call) -> UpstreamFailed:
     """The error of a call that was not performed since an input failed."""
-    error = UpstreamFailed(
-        f"call {call.name} was skipped because call {root.name} {root.outcome}",
-        fix=f"mend {root.name}; its error is the cause of this one",
-        call=call.name,
-        upstream=root.name,
-    )
+    error = upstream_failed(call.name, root.name, root.outcome)
     error.__cause__ = root.error
     return error
+
+
+def upstream_failed(call: str, root: str, outcome: str) -> UpstreamFailed:
+    """The same, by names, and without its cause."""
+    ended = outcome if outcome == "failed" else f"was {outcome}"
+    return UpstreamFailed(
+        f"call {call} was skipped because call {root} {ended}",
+        fix=f"mend {root}; its error is the cause of this one",
+        call=call,
+        upstream=root,
+    )
 
 
 def hide_engine(error: BaseException) -> None:
@@ -120,6 +162,3 @@ def described(failure: ev.Failure) -> str:
     name = failure.type_name.rpartition(":")[2].rpartition(".")[2]
     first = failure.message.splitlines()[0] if failure.message else ""
     return f"{name}: {first}" if first else name
-
-
-_ = EncodeError

@@ -61,7 +61,7 @@ class Past:
     def resolve_output(call: Call, name: str, source: StepFuture[Any], future: StepFuture[Any]) -> None:
         """Fill the future of one output."""
         if source.cancelled():
-            asyncio.Future.cancel(future)
+            asyncio.Future.cancel(future, future._cancel_message or source._cancel_message)
         elif (error := asyncio.Future.exception(source)) is not None:
             asyncio.Future.set_exception(future, error)
         elif call.outcome == "skipped":

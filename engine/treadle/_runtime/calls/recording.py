@@ -96,13 +96,9 @@ def fail(call: Call, error: BaseException) -> None:
 def note_call(call: Call, error: BaseException) -> None:
     """Note on an error where it was raised."""
     text = f"in call {call.name} of run {call.run.id}, attempt {call.attempt}"
-    if text not in getattr(error, "__notes__", ()):  # a fallback may raise the error that it was given
-        _note(error, text)
-
-
-def _note(error: BaseException, text: str) -> None:
     try:
-        error.add_note(text)
+        if text not in getattr(error, "__notes__", ()):  # a fallback may raise the error that it was given
+            error.add_note(text)
     except Exception:
         return  # a frozen dataclass, for example, allows none
 
@@ -205,6 +201,8 @@ def introduce(call: Call, again: CallRecord | None = None) -> None:
     else:
         run.rename_if_taken(call)
     run.append(ev.CallScheduled(at=run.now(), call=call.name, step=call.plan.name))
+    if call.plan.notes is not None:
+        run.append(call.plan.notes.of(call))
 
 
 def _leave_as_recorded(call: Call) -> None:

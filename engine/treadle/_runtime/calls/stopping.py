@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections.abc import Iterable
 from types import CoroutineType
 from typing import Any, Final, cast
 
 from treadle import events as ev
 from treadle._core.machine import CallState
 from treadle._runtime.calls.call import Call, Ending
-from treadle._runtime.calls.recording import fail
+from treadle._runtime.calls.recording import fail, skip
 from treadle._runtime.guards import breakers
 
 EDGES_S: Final = (1.0, 5.0)
@@ -33,6 +34,30 @@ def stop(call: Call, ending: Ending) -> bool:
     if call.state is CallState.PERFORMING and call.plan.is_on_loop:
         call.timer = call.run.engine.clock.call_later(EDGES_S[0], _press, call, call.task, 1)
     return True
+
+
+def skip_behind(calls: Iterable[Call]) -> None:
+    """Skip all that waits for something that has failed, however far behind it, before the rest is cancelled."""
+    todo = [call for call in calls if _is_lost(call)]
+    for call in todo:  # it grows
+        group = call.group._dependents if call.group is not None else ()
+        for dependent in (*(call.dependents or ()), *group):
+            if dependent.state is CallState.WAITING:
+                skip(dependent, call)
+                todo.append(dependent)
+
+
+def stop_late(call: Call, producers: Iterable[Call], ending: Ending) -> None:
+    """End a call that comes when its run is ending: it is skipped if something that it takes has failed."""
+    lost = next(filter(_is_lost, producers), None) if ending == "failure" and not call.is_settled else None
+    if lost is not None:
+        skip(call, lost)
+    else:
+        stop(call, ending)
+
+
+def _is_lost(call: Call) -> bool:
+    return call.is_settled and call.outcome in ("failed", "skipped") and call.error is not None
 
 
 def _is_walking(task: asyncio.Task[None]) -> bool:

@@ -7,12 +7,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import field, replace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakMethod
 
 from blake3 import blake3
 
-from treadle._core.fingerprint import Fingerprint, StepIdentity, Witness, code_digest, fingerprint, step_identity
+from treadle._core.fingerprint import (
+    Fingerprint,
+    StepIdentity,
+    Witness,
+    code_digest,
+    fingerprint,
+    renamed,
+    step_identity,
+)
 from treadle._record import record
 from treadle._runtime.code.source import ModuleSource
 from treadle.errors import EncodeError
@@ -24,7 +33,7 @@ if TYPE_CHECKING:
     from treadle._runtime.step import Step
 
 _MAX_KNOWN = 64
-"""Of one step: copies with other names, outputs or ``depends_on`` count each for themselves."""
+"""Of one function: each ``depends_on`` counts for itself."""
 
 
 @record
@@ -46,35 +55,56 @@ class Identities:
     """Takes identities and fingerprints, for one engine.
 
     Args:
-        key: gives the 32 bytes that secrets are hashed with, when there is one to be hashed.
+        key: a method that gives the 32 bytes that secrets are hashed with, when there is one to be hashed. Its object
+            is not kept alive: what is known of a step outlives the engine that found it out.
     """
 
-    def __init__(self, key: Callable[[], bytes] = lambda: b"") -> None:
-        self._key = key
+    def __init__(self, key: Callable[[], bytes] | None = None) -> None:
+        self._method: WeakMethod[Callable[[], bytes]] | None = None if key is None else WeakMethod(key)
         self._reader = ModuleSource()
         self._under_way = threading.local()
 
+    def _key(self) -> bytes:
+        ask = None if self._method is None else self._method()
+        return b"" if ask is None else ask()
+
     def of(self, step: Step[..., Any], outputs: tuple[str, ...], policy: CachePolicy | None) -> Known:
-        """Identity and code of a step, as they are now."""
-        depends_on = policy.depends_on if policy is not None else ()
+        """Identity and code of a step, as they are now.
+
+        Copies of a step (``with_options``) have one function, which is walked once for all of them: each adds what
+        it calls itself and its outputs.
+        """
+        found = self._of_function(step, policy.depends_on if policy is not None else ())
+        named: tuple[Known, tuple[str, ...], Known] | None = step.named
+        if named is None or named[0] is not found or named[1] != outputs:
+            manifest = renamed(found.manifest, name=step.name, outputs=outputs)
+            named = (found, outputs, replace(found, identity=manifest.digest, manifest=manifest))
+            step.named = named
+        return named[2]
+
+    def _of_function(self, step: Step[..., Any], depends_on: tuple[Any, ...]) -> Known:
         # On the step, so that it lives as long: what it closes over may be large.
         memory = step.base.known
-        key = (step.name, outputs, tuple(map(id, depends_on)))
+        key = tuple(map(id, (step.fn, *depends_on)))
         known: Known | None = memory.get(key)
-        if known is None or not known.witness.holds() or (known.keyed_by and known.keyed_by != self._key()):
+        if known is None or not self.stands(known):
             if len(memory) >= _MAX_KNOWN:
                 memory.clear()
-            known = memory[key] = self._take(step, outputs, depends_on)
+            known = memory[key] = self._take(step, depends_on)
         return known
 
-    def _take(self, step: Step[..., Any], outputs: tuple[str, ...], depends_on: tuple[Any, ...]) -> Known:
+    def stands(self, known: Known) -> bool:
+        """Whether what is known of a step is still so."""
+        return known.witness.holds() and (not known.keyed_by or known.keyed_by == self._key())
+
+    def _take(self, step: Step[..., Any], depends_on: tuple[Any, ...]) -> Known:
         witness = Witness()
         self._under_way.keyed_by = b""
         if depends_on:
             witness.container(depends_on)  # keeps them, so that no other object gets their ids
         fn: Any = step.fn
         manifest = step_identity(
-            fn, name=step.name, outputs=outputs, digest_value=self.digest_value, reader=self._reader, witness=witness
+            fn, name="", outputs=(), digest_value=self.digest_value, reader=self._reader, witness=witness
         )
         code = fingerprint(fn, self._reader, self.digest_value, depends_on, witness)
         defaults = {name: self._default(value) for name, value in step.binder.defaults.items()}

@@ -153,11 +153,14 @@ def _text(error: BaseException) -> str:
 def _refusal(call: Call, guard: Guard, retry_after_s: float) -> CircuitOpen:
     is_probing = guard.breaker.state is BreakerState.PROBING
     what = "a probe is under way" if is_probing else f"the next attempt is let through in {retry_after_s:.3g} s"
+    failures = guard.breaker.failures
     return CircuitOpen(
         f"call {call.name} was refused by the circuit breaker of step {guard.step}: {what}",
-        why=f"{guard.breaker.failures} attempts in a row failed, the last one with {guard.last}",
+        why=f"{failures} attempts in a row failed, the last one with {guard.last}"
+        if failures > 1
+        else f"an attempt failed with {guard.last}",
         fix="try again later, or give the step an @on_failure(...)",
-        retry_after_s=retry_after_s, step=guard.step, failures=guard.breaker.failures,
+        retry_after_s=retry_after_s, step=guard.step, failures=failures,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
@@ -167,7 +168,13 @@ def script_of(target: str) -> str:
     if not target.startswith("__main__:"):
         return ""
     file = getattr(sys.modules.get("__main__"), "__file__", None)
-    return os.path.realpath(file) if file else "interactive"
+    return _real_path(file) if file else "interactive"
+
+
+@functools.cache
+def _real_path(file: str) -> str:
+    """Asked once for a file: it takes a dozen system calls, and a step may change the folder."""
+    return os.path.realpath(file)
 
 
 class _Accepted:

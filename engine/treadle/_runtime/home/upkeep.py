@@ -13,6 +13,7 @@ from treadle._runtime.handle import RunHandle
 from treadle._runtime.home import pruning, resuming
 from treadle._runtime.plan import hint
 from treadle._runtime.views.results import RunResult
+from treadle.checks import check
 from treadle.errors import EngineClosed, LogUnavailable, RunElsewhere, RunPoisoned, TreadleError
 from treadle.storage import owners
 from treadle.storage.rows import Part
@@ -46,6 +47,7 @@ async def watch(engine: Engine) -> None:
 
 async def resume(engine: Engine, run_id: str, changed: resuming.Changed) -> RunResult[Any]:
     """Resume one run and wait for its end; one that another process performs just now is taken up after it."""
+    check(changed in ("rerun", "keep"), "changed", changed, "'rerun' or 'keep'")
     while True:
         row = await engine.run_row(run_id)
         if row["status"] == "succeeded":

@@ -5,19 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import threading
 from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from treadle._core.admission import Limit
 from treadle.contracts import Executor
 from treadle.errors import ExecutorNotFound, OptionError, StepNotImportable
-from treadle.storage.local_blobs import LocalBlobs
-
-if TYPE_CHECKING:
-    from treadle.contracts import ArtifactStore
 
 GROUP = "treadle.executors"
 OWN = ("inline", "isolated")
@@ -104,14 +98,12 @@ class Executors:
         return any(placed.opening is not None for placed in self._placed.values())
 
     async def ready(self, placed: Placed) -> Executor:
-        """The executor, open."""
-        if placed.opening is None:
-            placed.opening = asyncio.get_running_loop().create_task(placed.executor.open())
-        if not placed.opening.done():
-            await asyncio.shield(placed.opening)
-        elif placed.opening.cancelled() or placed.opening.exception() is not None:
-            error, placed.opening = placed.opening, None
-            error.result()
+        """The executor, open; one that could not be opened is tried anew."""
+        opening = placed.opening
+        if opening is None or (opening.done() and (opening.cancelled() or opening.exception() is not None)):
+            opening = placed.opening = asyncio.get_running_loop().create_task(placed.executor.open())
+        if not opening.done():
+            await asyncio.shield(opening)
         return placed.executor
 
     async def close(self) -> None:
@@ -217,53 +209,3 @@ def _program(step: str) -> str:
 
 def _not_importable(step: str, why: str, fix: str) -> StepNotImportable:
     return StepNotImportable(f"step {step} cannot be performed in another process", why=why, fix=fix)
-
-
-# -- a store that workers can reach ---------------------------------------------------------
-
-
-class Bridge:
-    """A private folder through which large values pass if workers cannot reach the engine's own store."""
-
-    def __init__(self) -> None:
-        import tempfile  # here and below: most engines bridge nothing
-
-        self._folder = Path(tempfile.mkdtemp(prefix="treadle-"))
-        self.blobs = LocalBlobs(self._folder / "blobs", self._folder / "tmp")
-        self._lent: dict[str, int] = {}
-        self._lock = threading.Lock()
-
-    def lend(self, data: bytes, checksum: bytes) -> str:
-        """Have bytes there until they are given back as often as they were lent."""
-        with self._lock:
-            location = self.blobs.put(data, checksum)
-            self._lent[location] = self._lent.get(location, 0) + 1
-        return location
-
-    def give_back(self, locations: tuple[str, ...]) -> None:
-        """Remove what nobody needs any more."""
-        with self._lock:
-            for location in locations:
-                self._lent[location] -= 1
-                if not self._lent[location]:
-                    del self._lent[location]
-                    self.blobs.delete(location)
-
-    def take(self, location: str, size: int, checksum: bytes) -> bytes:
-        """Bytes that a worker has put there."""
-        with self._lock:
-            data = self.blobs.get(location, size, checksum)
-            if location not in self._lent:
-                self.blobs.delete(location)
-        return data
-
-    def remove(self) -> None:
-        """Remove the folder."""
-        import shutil
-
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def bridge_for(store: ArtifactStore) -> Bridge | None:
-    """What stands between workers and a store; ``None`` for a folder of this machine, which they reach themselves."""
-    return None if isinstance(store, LocalBlobs) else Bridge()

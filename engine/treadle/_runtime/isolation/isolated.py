@@ -6,7 +6,7 @@ Knows payloads and executors; how a call comes here and what becomes of its outc
 from __future__ import annotations
 
 import asyncio
-import weakref
+import copy
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,17 +19,18 @@ from treadle._runtime.calls.call import Call, StepFuture
 from treadle._runtime.calls.inputs import Stand_ins, Values
 from treadle._runtime.current import Current
 from treadle._runtime.isolation import distant, nested, reaching, remote_errors, strangers
-from treadle._runtime.isolation.executors import Bridge, Placed
+from treadle._runtime.isolation.bridging import Bridge, Lent, UnderWay
+from treadle._runtime.isolation.executors import Placed
 from treadle._runtime.isolation.sinks import CallSink
 from treadle._runtime.maps.mapping import MapFuture
 from treadle._runtime.maps.unmapped import Unmapped
 from treadle._runtime.resources.usage import Meter
 from treadle._runtime.views.artifact import Artifact
 from treadle.contracts import INLINE_BYTES, Attempt, Needs, Output, Payload, Performed, Raised
-from treadle.errors import EncodeError, WorkerProtocolError
+from treadle.errors import EncodeError, TreadleError, WorkerProtocolError
 from treadle.events import Input
 from treadle.storage import codecs, views
-from treadle.storage.blob_checks import location_of
+from treadle.storage.blob_checks import is_location, location_of
 from treadle.storage.local_blobs import LocalBlobs
 from treadle.storage.rows import ArtifactRow, Body
 
@@ -46,15 +47,6 @@ ENDING_S = 10.0
 SHAPES = ("", "tuple", "list", "dict")
 
 
-class Lent:
-    """Files on the bridge that a call needs; they are given back when nobody has this any more."""
-
-    __slots__ = ("__weakref__",)
-
-    def __init__(self, bridge: Bridge, locations: tuple[str, ...]) -> None:
-        weakref.finalize(self, bridge.give_back, locations).atexit = False
-
-
 class Sent(Values, gc=False):
     """The arguments of a call as they travel."""
 
@@ -62,6 +54,7 @@ class Sent(Values, gc=False):
     """First those given by position, then those given by name."""
     linked: tuple[str, ...] = ()
     lent: Lent | None = None
+    under_way: UnderWay | None = None
 
 
 # -- inputs -------------------------------------------------------------------------------
@@ -274,17 +267,35 @@ async def _attempt(call: Call, values: Sent) -> Performed:
     plan, engine = call.plan, call.run.engine
     placed = plan.executor
     assert placed is not None
-    executor = await engine.executors.ready(placed)
+    try:
+        executor = await engine.executors.ready(placed)
+    except TreadleError as error:  # whoever waits is given the same one
+        own = _located(call, copy.copy(error))
+        own.__dict__.pop("__notes__", None)
+        raise own from error.__cause__
+    bridge = reaching.bridge(engine, placed)
+    if bridge is not None:
+        values.under_way = UnderWay(bridge)
     request, sink = _request(call, values), CallSink(call)
-    if plan.timeout is None:
-        outcome = await executor.perform(request, sink)
-    else:
-        begun = sink.awaited() if placed.queues else None
-        outcome = await _in_time(call, plan.timeout, executor.perform(request, sink), begun)
+    try:
+        if plan.timeout is None:
+            outcome = await executor.perform(request, sink)
+        else:
+            begun = sink.awaited() if placed.queues else None
+            outcome = await _in_time(call, plan.timeout, executor.perform(request, sink), begun)
+    except TreadleError as error:
+        _located(call, error)
+        raise
     _note_usage(call, outcome)
     if isinstance(outcome, Raised):
         raise remote_errors.rebuilt(outcome)
     return outcome
+
+
+def _located(call: Call, error: TreadleError) -> TreadleError:
+    """An error of the executor, which knows nothing of calls, with its place."""
+    error.where = f"call {call.name} of run {call.run.id}, on executor {call.plan.runtime!r}"
+    return error
 
 
 async def _in_time(call: Call, timeout_s: float, performing: Any, begun: asyncio.Future[None] | None) -> Any:
@@ -355,10 +366,27 @@ async def keep(call: Call, performed: Performed) -> Any:
         WorkerProtocolError: the worker says what cannot be.
         ArtifactDamaged: it names what is not in the store.
     """
+    bridge = reaching.bridge(call.run.engine, call.plan.executor)
+    if bridge is None:
+        return await _keep(call, performed)
+    payloads = [output.payload for output in performed.outputs]
+    locations = tuple([item.location for item in payloads if item.data is None and is_location(item.location)])
+    bridge.hold(locations)
+    try:
+        return await _keep(call, performed)
+    finally:
+        bridge.give_back(locations)
+
+
+async def _keep(call: Call, performed: Performed) -> Any:
     plan, engine = call.plan, call.run.engine
     outputs = performed.outputs
     if len(outputs) != len(plan.output_names) or performed.shape.partition(":")[0] not in SHAPES:
-        raise WorkerProtocolError(f"a worker gave {len(outputs)} outputs for step {plan.name}", why="it has others")
+        raise WorkerProtocolError(
+            f"a worker gave {len(outputs)} outputs for step {plan.name}",
+            why=f"it has {len(plan.output_names)}",
+            fix="have the same release of treadle, and the same code, where the worker runs",
+        )
     for output in outputs:
         await _check(call, output)
     trusted = _is_trusted(call)
@@ -408,6 +436,7 @@ async def _check(call: Call, output: Output) -> None:
         raise WorkerProtocolError(
             f"a worker gave an output of type {output.type_name[:100]!r} that is not what it says",
             why="its bytes do not have the size and checksum that it names, or lie outside of the store",
+            fix="see that nothing else writes into the artifact store, and whose worker it is",
         )
 
 

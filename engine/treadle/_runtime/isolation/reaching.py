@@ -9,7 +9,8 @@ from treadle.storage.local_blobs import LocalBlobs
 
 if TYPE_CHECKING:
     from treadle._runtime.engine import Engine
-    from treadle._runtime.isolation.executors import Bridge, Placed
+    from treadle._runtime.isolation.bridging import Bridge
+    from treadle._runtime.isolation.executors import Placed
 
 
 def bridge(engine: Engine, placed: Placed | None) -> Bridge | None:

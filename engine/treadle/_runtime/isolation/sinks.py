@@ -67,7 +67,11 @@ class CallSink:
         try:
             _facts.decode(facts)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise WorkerProtocolError("a worker sent metadata that is none", why=str(error)) from error
+            raise WorkerProtocolError(
+                "a worker sent metadata that is none",
+                why=str(error),
+                fix="have the step leave its worker's socket alone",
+            ) from error
         if self._has_room(len(facts)):
             at = self._run.now()
             self._append(ev.MetadataLogged(at=at, call=self._name, step=self._step, attempt=self._attempt, body=facts))

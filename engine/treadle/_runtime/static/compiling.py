@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from treadle._core import parameters
 from treadle._core.binding import Binder, find, hidden, snapshot
 from treadle._core.naming import Names
+from treadle._core.wiring import WARNINGS
 from treadle._runtime.context import active_call, active_run
 from treadle._runtime.maps.sources import Sources
 from treadle._runtime.plan import hint
-from treadle._runtime.static.placeholder import MapPlaceholder, Placeholder, where_called
+from treadle._runtime.static.placeholder import ItemPlaceholder, MapPlaceholder, Placeholder, where_called
 from treadle._runtime.static.program import Node, Program, checked, simple_needs
 from treadle.errors import EndlessPipeline, MapLengthError, OptionError, PlaceholderUsed, ValidationError
 
@@ -118,10 +119,9 @@ class Recorder:
         return value
 
     def _check_value(self, value: Any, where: str) -> None:
-        parts = list(find((value,), (object,)))
-        self.returned = [part for part in parts if isinstance(part, Placeholder)]
+        self.returned = list(find((value,), (Placeholder,)))
         self._check_own(self.returned, where)
-        if len(self.returned) < len(parts):
+        if not _is_open(value):
             self._check_hidden("the value of the pipeline", where, (value,))
 
     def raise_if_ending(self) -> None:
@@ -243,10 +243,23 @@ class Recorder:
         """Warn of a step whose value goes nowhere, where others' values go somewhere and it does return one."""
         returned: set[int] = {placeholder._node.index for placeholder in self.returned}
         used = returned.union(*(node.needs for node in self.nodes))
+        unused: list[Node] = []
         for node in self.nodes:
             is_sink = not returned and bool(node.needs)
             if used and node.index not in used and not is_sink and not _returns_nothing(node):
-                hint(f"pipeline {self._name}: nobody uses what {node.label} gives")
+                unused.append(node)
+        for node in unused[:WARNINGS]:
+            hint(f"pipeline {self._name}: nobody uses what {node.label} gives")
+        if len(unused) > WARNINGS:
+            hint(f"pipeline {self._name}: nobody uses what {len(unused) - WARNINGS} more steps give")
+
+
+def _is_open(value: Any) -> bool:
+    """Whether a value is a placeholder, or a list of nothing else, as most are: none can be hidden in there."""
+    return _PLACEHOLDERS.issuperset(map(type, value) if type(value) in (list, tuple) else (type(value),))
+
+
+_PLACEHOLDERS = frozenset({Placeholder, MapPlaceholder, ItemPlaceholder})
 
 
 def _where_defined(fn: Callable[..., Any]) -> str:

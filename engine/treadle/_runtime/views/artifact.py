@@ -144,7 +144,10 @@ class Artifact(Generic[T_co]):
 
     @property
     def version(self) -> int:
-        """Its version among the artifacts of this name, from 1."""
+        """Its version among the artifacts of this name, from 1; 0 while its commit is under way, which gives it.
+
+        With ``durability="strict"`` the commit comes before the value.
+        """
         return self._row.version
 
     @property

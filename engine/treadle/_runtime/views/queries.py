@@ -193,7 +193,9 @@ def artifact_of(call: Call, output: str | None, vault: Vault) -> Artifact[Any]:
 
 
 def metrics(engine: Engine) -> dict[str, float]:
-    """Counters and gauges."""
+    """Counters and gauges; of a closed engine, the last ones."""
+    if engine.is_new:
+        engine.check_readable()  # which refuses
     return {
         "log_flushes": engine.log.commits,
         "log_events": engine.log.event_count,

@@ -13,7 +13,7 @@ import msgspec
 from treadle._core.machine import CallStatus, RunStatus
 from treadle._core.naming import base_of, in_families
 from treadle._core.replay import CallRecord, RunRecord
-from treadle._runtime.calls.failures import described, rebuild
+from treadle._runtime.calls.failures import described, rebuild, upstream_failed
 from treadle._runtime.views import drawing, folding, page, report
 from treadle._runtime.views.archive import Archive
 from treadle._runtime.views.artifact import Artifact
@@ -28,7 +28,6 @@ from treadle.errors import (
     StepCancelled,
     TreadleError,
     UnobservedFailure,
-    UpstreamFailed,
 )
 from treadle.events import Failure, Input
 
@@ -44,25 +43,27 @@ MOST_COMPARED = 2000
 
 
 class Lazy(Mapping[str, V]):
-    """A mapping whose values are made when they are asked for; a name that it does not have is told the nearest one."""
+    """A mapping whose values are made when they are asked for; a name that it does not have is told the nearest one.
 
-    __slots__ = ("_make", "_owner", "_show", "_what")
+    What has a second name in ``other`` is found by that, too.
+    """
+
+    __slots__ = ("_make", "_other", "_owner", "_show", "_what")
 
     def __init__(
         self, make: dict[str, Callable[[], V]], what: str = "output", owner: str = "this result",
-        show: Mapping[str, Callable[[], str]] | None = None,
+        show: Mapping[str, Callable[[], str]] | None = None, other: Mapping[str, Callable[[], V]] | None = None,
     ) -> None:  # fmt: skip
-        self._make, self._what, self._owner, self._show = make, what, owner, show or {}
+        self._make, self._what, self._owner, self._show, self._other = make, what, owner, show or {}, other or {}
 
     def __getitem__(self, key: str) -> V:
-        try:
-            make = self._make[key]
-        except KeyError:
-            raise _not_found(key, self._make, self._what, self._owner) from None
+        make = self._make.get(key) or self._other.get(key)
+        if make is None:
+            raise _not_found(key, self._make, self._what, self._owner)
         return make()
 
     def __contains__(self, key: object) -> bool:
-        return key in self._make  # Mapping's own would load the value
+        return key in self._make or key in self._other  # Mapping's own would load the value
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._make)
@@ -257,8 +258,13 @@ class StepResult:
         return {"peak_rss_bytes": self._call.peak_rss_bytes, "cpu_seconds": self._call.cpu_s}
 
     @property
+    def tags(self) -> tuple[str, ...]:
+        """The step's ``tags=``."""
+        return self._call.tags
+
+    @property
     def metadata(self) -> dict[str, Any]:
-        """What the step logged of itself with ``current().log_metadata``."""
+        """The step's ``metadata=``, and over it what it logged of itself with ``current().log_metadata``."""
         facts: dict[str, Any] = {}
         for body in self._call.metadata:
             facts.update(msgspec.msgpack.decode(body, type=dict[str, Any]))
@@ -461,12 +467,20 @@ class RunResult(Generic[T_co]):
 
     @property
     def artifacts(self) -> Mapping[str, Artifact[Any]]:
-        """Stored outputs by call name (``call.output`` where a step has several)."""
+        """Stored outputs by call name (``call.output`` where a step has several).
+
+        Of a ``Pipeline(...)``: by the outputs' own names, as in ``outputs``; by call name they are found as well.
+        """
         shelf = Shelf(self._archive)
         found: dict[str, Callable[[], Artifact[Any]]] = {}
+        by_output: dict[str, Callable[[], Artifact[Any]]] = {}
         for call in self._record.calls.values():
-            found.update({name: shelf.artifact(number) for name, number in _stored(call)})
-        return Lazy(found, "artifact", f"run {self.run_id}")
+            stored = {name: shelf.artifact(number) for name, number in _stored(call)}
+            found.update(stored)
+            if self._is_wired:
+                by_output.update(zip(call.outputs or (call.name,), stored.values(), strict=False))
+        owner = f"run {self.run_id}"
+        return Lazy(by_output, "artifact", owner, other=found) if self._is_wired else Lazy(found, "artifact", owner)
 
     @property
     def duration_seconds(self) -> float:
@@ -478,6 +492,13 @@ class RunResult(Generic[T_co]):
     def time_saved_seconds(self) -> float:
         """What the cache hits of this run took when they were performed."""
         return sum(call.saved_s for call in self._record.calls.values() if call.status == "cached")
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """The pipeline's ``tags=``."""
+        accepted = self._record.accepted
+        options = accepted.options if accepted is not None else b""
+        return msgspec.msgpack.decode(options, type=_Tagged).tags if options else ()
 
     @property
     def recoverable(self) -> bool:
@@ -506,11 +527,10 @@ class RunResult(Generic[T_co]):
         if call.status == "failed" and call.failure is not None:
             return rebuild(call.failure)
         if call.status == "skipped" and call.skip_reason == "upstream":
-            return UpstreamFailed(
-                f"call {call.name} was skipped because call {call.upstream} failed",
-                call=call.name,
-                upstream=call.upstream,
-            )
+            root = self._record.calls.get(call.upstream)
+            error = upstream_failed(call.name, call.upstream, root.status if root is not None else "failed")
+            error.__cause__ = self._error_of(root) if root is not None else None
+            return error
         return StepCancelled(f"call {call.name} was cancelled") if call.status == "cancelled" else None
 
     def _link(self, given: Input, consumer: CallRecord) -> LinkedInput:
@@ -597,6 +617,12 @@ class RunResult(Generic[T_co]):
                 ),
                 stacklevel=2,
             )
+
+
+class _Tagged(msgspec.Struct):
+    """What is read here of the options that a run was accepted with."""
+
+    tags: tuple[str, ...] = ()
 
 
 def _is_same(one: Failure, other: Failure) -> bool:

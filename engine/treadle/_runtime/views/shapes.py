@@ -22,9 +22,9 @@ def join(values: Sequence[Any], shape: str, names: Sequence[str], *, trusted: bo
     Raises:
         DecodeError: the shape is none, or its class is not there any more.
     """
-    base, _, rest = shape.partition(":")
     if not shape and len(values) == 1:
         return values[0]
+    base, _, rest = shape.partition(":")
     module, _, more = rest.partition(":")
     qualname, _, order = more.partition(":")
     places = order.split(",") if order else [*map(str, range(len(values)))]

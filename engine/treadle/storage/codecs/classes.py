@@ -137,7 +137,11 @@ def _read_named(data: memoryview, source: Source) -> Any:
     (name,) = source.read(data)
     found = resolve(name, trusted=source.trusted)
     if not source.trusted and not isinstance(found, type):
-        raise DecodeError(f"untrusted bytes name the function {name!r}; they may name classes only", name=name)
+        raise DecodeError(
+            f"untrusted bytes name the function {name!r}; they may name classes only",
+            fix="have the step return data, or trust its workers with Engine(trust_workers=True)",
+            name=name,
+        )
     return found
 
 

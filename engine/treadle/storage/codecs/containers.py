@@ -96,7 +96,10 @@ def _default_dict(value: defaultdict[Any, Any], walk: Walk) -> Ext:
 def _read_default_dict(data: memoryview, source: Source) -> defaultdict[Any, Any]:
     factory, *items = source.read(data)
     if not source.trusted and factory is not None and factory not in _HARMLESS_FACTORIES:
-        raise DecodeError("untrusted bytes name a defaultdict factory that is not a plain builtin type")
+        raise DecodeError(
+            "untrusted bytes name a defaultdict factory that is not a plain builtin type",
+            fix="have the step return a dict, or trust its workers with Engine(trust_workers=True)",
+        )
     return defaultdict(factory, pairs(items))
 
 

@@ -45,10 +45,11 @@ def resolve(name: str, *, trusted: bool) -> Any:
         _import(module, name)
     found = leads_to(module, qualname)
     if found is None:
+        is_here = module in sys.modules
         raise DecodeError(
             f"stored value needs {qualname!r} of module {module!r}, which is not there",
-            why="it was moved or renamed" if module in sys.modules else "untrusted bytes never import a module",
-            fix="keep the old name as an alias, or run the step again",
+            why="it was moved or renamed" if is_here else "untrusted bytes never import a module",
+            fix="keep the old name as an alias, or run the step again" if is_here else f"import {module} here, too",
             name=name,
         )
     return found
