@@ -153,21 +153,36 @@ class ProcessExecutor:
     # -- the pool -------------------------------------------------------------------------
 
     def _take(self, attempt: Attempt) -> Worker:
-        """An idle worker that has no other code of this step, if possible the one of its group; else a new one."""
-        found: Worker | None = None
+        """An idle worker that has no other code of this step: that of its group, or one of none; else a new one.
+
+        A group's worker goes to others only if there is neither another one nor room for a new one.
+        """
+        free: Worker | None = None
+        others: Worker | None = None
         for worker in list(self._idle):
             if not worker.is_alive:
                 del self._idle[worker]
             elif worker.known.get((attempt.module, attempt.qualname), attempt.code) != attempt.code:
                 self._retire(worker)
-            elif (attempt.group and worker.group == attempt.group) or (found is None and not self._is_fresh):
-                found = worker
-        if found is None:
-            if self._idle and sum(worker.is_alive for worker in self._workers.values()) >= self._size:
-                self._retire(next(iter(self._idle)))
+            elif attempt.group and worker.group == attempt.group:
+                free = worker
+                break
+            elif not worker.group:
+                free = free or worker
+            else:
+                others = others or worker
+        if free is None and others is not None and self._is_full():
+            if self._is_fresh:
+                self._retire(others)
+            else:
+                free = others
+        if free is None:
             return self._start()
-        del self._idle[found]
-        return found
+        del self._idle[free]
+        return free
+
+    def _is_full(self) -> bool:
+        return sum(worker.is_alive for worker in self._workers.values()) >= self._size
 
     def _put_back(self, worker: Worker) -> None:
         if not worker.is_alive or not self._is_open:

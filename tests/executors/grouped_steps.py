@@ -77,3 +77,9 @@ def spoils(value: Any) -> Any:
 @step(**GROUP)
 def pid(_: int) -> int:
     return os.getpid()
+
+
+@step(**GROUP)
+def worker_of(_: int) -> int:
+    """The process that it runs in."""
+    return os.getpid()

@@ -111,3 +111,31 @@ def test_the_next_engine_finds_it_all_in_the_cache(tmp_path: Path) -> None:
     first, second = run(tmp_path, flow), run(tmp_path, flow)
     assert first.value == second.value
     assert [found.status for found in second.step_results.values()] == ["cached", "cached", "succeeded"]
+
+
+def test_the_worker_of_a_group_is_left_to_it_while_there_is_another_one(tmp_path: Path) -> None:
+    ungrouped = steps.worker_of.with_options(execution_group=None)
+
+    @pipeline
+    async def flow() -> Any:
+        first = await steps.worker_of(0)
+        others = [await ungrouped(number) for number in range(3)]
+        return first, others, await steps.worker_of(4)
+
+    first, others, last = run(tmp_path, flow).value
+    assert first == last
+    assert set(others).isdisjoint({first})
+    assert len(set(others)) == 1
+
+
+def test_the_worker_of_a_group_goes_to_others_where_there_is_no_room(tmp_path: Path) -> None:
+    ungrouped = steps.worker_of.with_options(execution_group=None)
+
+    @pipeline
+    async def flow() -> Any:
+        taken = {await steps.worker_of(0), await steps.worker_of.with_options(execution_group="another")(1)}
+        return taken, await ungrouped(2)
+
+    taken, other = run(tmp_path, flow).value
+    assert len(taken) == 2
+    assert other in taken
