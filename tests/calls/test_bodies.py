@@ -40,6 +40,13 @@ class Picky(Exception):
         self.code, self.detail = code, detail
 
 
+class Closed(Exception):
+    """Nothing of it can be looked at, not even what it is."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise RuntimeError(f"no {name}")
+
+
 class OwnBase(BaseException):
     """Derived from ``BaseException``, as some test tools do."""
 
@@ -212,3 +219,25 @@ def test_a_def_around_an_async_def_says_that_nobody_awaits_it(stage: Any) -> Non
 
     with pytest.raises(OptionError, match="step fetch is a def that returned a coroutine, which nobody awaits"):
         stage.value(run)
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_an_exception_that_cannot_be_looked_at_fails_its_call_and_no_other(stage: Any, sync: bool) -> None:
+    raises = raising(Closed("x"), sync=sync)
+
+    @step(cache=False)
+    def on_a_thread(x: int) -> int:
+        return x
+
+    @pipeline(failure_mode="continue")
+    async def runs() -> int:
+        before = [on_a_thread.submit(x) for x in range(20)]
+        odd = raises.submit()
+        after = [on_a_thread.submit(x) for x in range(20)]
+        await asyncio.wait([odd, *before, *after])
+        return sum(future.result() for future in (*before, *after))
+
+    result = stage.result(runs)
+    assert result.status == "failed"
+    assert result.step_results["raises"].status == "failed"
+    assert [r.status for name, r in result.step_results.items() if name != "raises"] == ["succeeded"] * 40

@@ -68,7 +68,8 @@ def test_explicit_and_inferred_producers_are_followed(home: Any) -> None:
     lines = str(lineage).splitlines()
     assert lines[0] == f"label v1 by label of run {result.run_id}"
     assert lines[1] == "  x ~ total v1 by total"
-    assert lines[2] == "    xs = square v1 by square[0] (plain: x)"
+    # Which of the three squares is stored first is up to the threads.
+    assert re.fullmatch(r"    xs = square v[123] by square\[0\] \(plain: x\)", lines[2])
     assert len(lines) == 5
     assert repr(lineage) == "<Lineage of label v1, 5 producers in 1 runs>"
 

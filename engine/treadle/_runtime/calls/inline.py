@@ -189,7 +189,7 @@ def _finish(future: asyncio.Future[Any], result: Any, error: BaseException | Non
     if error is None:
         future.set_result(result)
         return
-    if isinstance(error, StopIteration):
+    if issubclass(type(error), StopIteration):  # not isinstance: an odd exception answers that by raising another one
         error = _wrapped("the step raised StopIteration", error)
     future.set_exception(error)
 

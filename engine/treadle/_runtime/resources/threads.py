@@ -230,7 +230,7 @@ def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | Non
         return
     if error is None:
         future.set_result(result)
-    elif isinstance(error, StopIteration):
+    elif issubclass(type(error), StopIteration):  # not isinstance, which asks the exception itself
         wrapped = RuntimeError("a function on a thread raised StopIteration")
         wrapped.__cause__ = error
         future.set_exception(wrapped)
