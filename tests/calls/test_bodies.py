@@ -41,7 +41,7 @@ class Picky(Exception):
 
 
 class Closed(Exception):
-    """Nothing of it can be looked at, not even what it is; while a test wants that, since others look at all objects."""
+    """Nothing of it can be looked at, not even what it is; while a test wants that, as others look at all objects."""
 
     is_closed = False
 
