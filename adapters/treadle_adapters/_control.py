@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from treadle_adapters._nursery import FORK, RECORD, SIGNAL
-from treadle_adapters._peer import READ_BYTES, Worker
+from treadle_adapters._peer import Worker, received
 
 Heard = Callable[[int, int, int, int], None]
 """Takes a record: what it says, of which worker, and two numbers."""
@@ -74,12 +74,9 @@ class Control:
             self._connection.close()
 
     def _hear(self) -> None:
-        try:
-            data = self._connection.recv(READ_BYTES)
-        except BlockingIOError:
+        data = received(self._connection)
+        if data is None:
             return
-        except OSError:
-            data = b""
         if not data:
             self.close()
             self._lost()

@@ -130,12 +130,9 @@ class Worker:
             self.loop.remove_writer(self._connection.fileno())
 
     def _read(self) -> None:
-        try:
-            data = self._connection.recv(READ_BYTES)
-        except BlockingIOError:
+        data = received(self._connection)
+        if data is None:
             return
-        except OSError:
-            data = b""
         if not data:
             self.loop.remove_reader(self._connection.fileno())
             if not self.is_retired:
@@ -192,6 +189,16 @@ class Worker:
     def _finish_printing(self) -> None:
         for printed in self._printed:
             printed.finish()
+
+
+def received(connection: socket.socket) -> bytes | None:
+    """What has come; ``None`` if nothing has, and no bytes if the other side is gone."""
+    try:
+        return connection.recv(READ_BYTES)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
 
 
 # -- what workers get -------------------------------------------------------------------------

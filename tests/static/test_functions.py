@@ -489,13 +489,17 @@ class Row:
 
 
 @pytest.mark.parametrize(
-    "wrap",
+    ("wrap", "place"),
     [
-        lambda value: Span(value, 1), Row, lambda value: [{"row": Row([value])}], Model,
-        lambda value: Metrics(accuracy=value), lambda value: collections.OrderedDict(first=value),
+        (lambda value: Span(value, 1), "inside of a"), (Row, "inside of a"),
+        (lambda value: [{"row": Row([value])}], "inside of a"), (Model, "inside of a"),
+        (lambda value: Metrics(accuracy=value), "inside of a"),
+        (lambda value: collections.OrderedDict(first=value), "inside of a"),
+        (lambda value: {value: 1}, "as a key of a dict"),
+        (lambda value: [value, ({(value, 2): 3},)], "as a key of a dict"),
     ],
 )  # fmt: skip
-def test_a_placeholder_where_nobody_would_put_the_value_in_is_a_problem(wrap: Any) -> None:
+def test_a_placeholder_where_nobody_would_put_the_value_in_is_a_problem(wrap: Any, place: str) -> None:
     @pipeline(static=True)
     def given_to_a_step() -> Any:
         return parse(wrap(fetch("a")))
@@ -505,23 +509,7 @@ def test_a_placeholder_where_nobody_would_put_the_value_in_is_a_problem(wrap: An
         return wrap(fetch("a"))
 
     for target in (given_to_a_step, returned):
-        with pytest.raises(ValidationError, match="<placeholder for fetch> inside of a") as caught:
-            target.compile()
-        assert len(caught.value.problems) == 1
-
-
-@pytest.mark.parametrize("wrap", [lambda value: {value: 1}, lambda value: [value, ({(value, 2): 3},)]])
-def test_a_placeholder_in_the_key_of_a_dict_is_a_problem(wrap: Any) -> None:
-    @pipeline(static=True)
-    def given_to_a_step() -> Any:
-        return parse(wrap(fetch("a")))
-
-    @pipeline(static=True)
-    def returned() -> Any:
-        return wrap(fetch("a"))
-
-    for target in (given_to_a_step, returned):
-        with pytest.raises(ValidationError, match="<placeholder for fetch> as a key of a dict") as caught:
+        with pytest.raises(ValidationError, match=f"<placeholder for fetch> {place}") as caught:
             target.compile()
         assert len(caught.value.problems) == 1
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import builtins
 import sys
 import traceback
-from types import FunctionType, NoneType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from treadle import events as ev
+from treadle._core.exceptions import made
 from treadle._runtime import SHELL
-from treadle.errors import EncodeError, RemoteError, TreadleError, UpstreamFailed
+from treadle.errors import RemoteError, TreadleError, UpstreamFailed
 from treadle.secret import are_alive, masked
 from treadle.storage import codecs
 
@@ -106,19 +107,10 @@ def _instance(kind: type[Exception], failure: ev.Failure) -> Exception | None:
     if not isinstance(arguments, list):
         return None
     state = codecs.decode("msgpack", failure.state, trusted=False) if failure.state else {}
+    error = made(kind, arguments)
     if issubclass(kind, TreadleError):
-        error: Exception = kind.__new__(kind)
-        error.args = tuple(arguments)
         error.__dict__.update(what=failure.message, where="", why="", fix="")
-    else:
-        # Not by its own __init__: what that was given is not what it has passed on to be the exception's arguments.
-        error = kind.__new__(kind, *arguments)
-        written = (FunctionType, NoneType)
-        built_in = next(base for base in kind.__mro__ if not isinstance(vars(base).get("__init__"), written))
-        vars(built_in)["__init__"](error, *arguments)
     error.__dict__.update(state)
-    if issubclass(kind, EncodeError):
-        error.__dict__.setdefault("value", None)  # the object is no part of the log
     return error
 
 

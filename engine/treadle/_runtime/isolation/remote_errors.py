@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import builtins
 import sys
-from types import FunctionType
 from typing import Any, Final
 
 from treadle._core.binding import replace
-from treadle._runtime.isolation.telling import fields_of
+from treadle._core.exceptions import fields_of, made
 from treadle.contracts import MOST_DEEP, MOST_PARTS, Part, Raised
-from treadle.errors import EncodeError, RemoteError, TreadleError
+from treadle.errors import RemoteError
 from treadle.storage import codecs
 
 KINDS: Final = (Exception, BaseExceptionGroup, SystemExit, KeyboardInterrupt)
@@ -63,24 +62,13 @@ class _Rebuilding:
             return None
         arguments = self._decoded(raised.arguments)
         state = self._decoded(raised.state) if raised.state else {}
-        if issubclass(kind, TreadleError):
-            error: BaseException = kind.__new__(kind)
-            error.args = tuple(arguments)
-        else:
-            # Not by its own __init__: what that was given is not what it has passed on to be the exception's arguments.
-            error = kind.__new__(kind, *arguments)
-            built_in = next(
-                base for base in kind.__mro__ if "__init__" in vars(base) and not _is_python(vars(base)["__init__"])
-            )
-            vars(built_in)["__init__"](error, *arguments)
+        error = made(kind, arguments)
         if type(error) is not kind and not (kind is BaseExceptionGroup and type(error) is ExceptionGroup):
             return None
         for field in fields_of(error):
             if (found := state.pop(field.__name__, None)) is not None:  # setting None would change an OSError's text
                 field.__set__(error, found)
         error.__dict__.update(state)
-        if issubclass(kind, EncodeError):
-            error.__dict__.setdefault("value", None)  # the object stayed in its process
         return error
 
     def _decoded(self, data: bytes) -> Any:
@@ -119,7 +107,3 @@ def _dressed(error: BaseException, cause: BaseException | None, raised: Raised) 
     except Exception:
         return error  # a frozen dataclass, for example, allows none
     return error
-
-
-def _is_python(fn: object) -> bool:
-    return isinstance(fn, FunctionType)

@@ -14,6 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from treadle._core.binding import replace
+from treadle._core.exceptions import fields_of
 from treadle._runtime import PACKAGE
 from treadle.contracts import MOST_DEEP, MOST_NOTES, MOST_PARTS, Part, Raised
 from treadle.errors import RemoteError, TreadleError
@@ -28,9 +29,6 @@ MOST_WIDE: Final = 500
 _BRIEF_CHARS: Final = 200
 _ARGUMENTS: Final[Any] = vars(BaseException)["args"]  # whatever its class has put in the place of them
 _CAUSE: Final[Any] = vars(BaseException)["__cause__"]
-_FIELDS: Final[dict[type[Exception], tuple[str, ...]]] = {
-    OSError: ("filename", "filename2"), ImportError: ("name", "path"), NameError: ("name",), AttributeError: ("name",),
-}  # fmt: skip
 _WORKER: Final = f"{PACKAGE}worker.py"
 
 
@@ -104,11 +102,6 @@ class _Telling:
         except Exception:
             return b""
         return bytes(data) if len(data) <= ARGUMENT_BYTES else b""
-
-
-def fields_of(error: BaseException) -> list[Any]:
-    """Descriptors of what a built-in class keeps beside its arguments and the exception's own dict."""
-    return [vars(kind)[name] for kind, names in _FIELDS.items() if isinstance(error, kind) for name in names]
 
 
 def _arguments_of(error: BaseException) -> list[Any]:
