@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from treadle.errors import EngineClosed, LogUnavailable
 from treadle.events import Event
 from treadle.storage.absent import Generation
+from treadle.storage.courtesy import Courtesy
 from treadle.storage.rows import EVENTS_PER_COMMIT, ArtifactRow, Batch, Part, Waiter
 from treadle.storage.writer import Mutex, Transaction, Work, Writer
 
@@ -57,6 +58,7 @@ class Log:
         self._acks: deque[tuple[Waiter, BaseException | None]] = deque()
         self._acking = self._kicked = self._urgent = False
         self._in_flight = 0
+        self._courtesy = Courtesy(loop, lambda: self._in_flight > 0)
         self._lazy: asyncio.TimerHandle | None = None
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._closed = False
@@ -165,6 +167,7 @@ class Log:
                 self._loop.call_soon(self._on_commit, work, None, closed)
             else:
                 self._writer.put(work)
+                self._courtesy.watch()
 
     def _on_thread(self, work: Work, result: Any, error: BaseException | None) -> None:
         try:
@@ -264,6 +267,7 @@ class Log:
             return
         await self.flush()
         self._closed = True
+        self._courtesy.stop()
         if self._probing is not None:
             self._probing.cancel()
         stopped = asyncio.Event()
