@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -56,6 +57,23 @@ def test_an_engine_that_closes_leaves_no_file_thread_or_descriptor(home: Path, p
             assert open_files() == before, n
         if place == "disk":
             assert left_in(home) == []
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("turns", range(12))
+def test_a_query_that_is_cancelled_while_the_first_connection_opens_leaves_none(home: Path, turns: int) -> None:
+    async def main() -> None:
+        async with Engine(home) as engine:
+            await engine.run(work, 3)
+        before, threads_before = open_files(), threading.active_count()
+        async with Engine(home) as engine:
+            query = asyncio.create_task(engine.runs())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            query.cancel()
+        await until(lambda: threading.active_count() <= threads_before)
+        assert open_files() == before
 
     asyncio.run(main())
 

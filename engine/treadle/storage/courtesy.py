@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextvars import Context
 from collections.abc import Callable
 
 EVERY_S = 0.003
@@ -34,6 +35,7 @@ class Courtesy:
         self._loop, self._is_needed = loop, is_needed
         self._timer: asyncio.TimerHandle | None = None
         self._wall = self._busy = 0.0
+        self._context = Context()  # of its own, or the timer would hold what the caller's leads to
 
     def watch(self) -> None:
         """The other thread has been given something to do."""
@@ -48,7 +50,7 @@ class Courtesy:
 
     def _arm(self) -> None:
         self._wall, self._busy = time.perf_counter(), time.thread_time()
-        self._timer = self._loop.call_later(EVERY_S, self._look)
+        self._timer = self._loop.call_later(EVERY_S, self._look, context=self._context)
 
     def _look(self) -> None:
         self._timer = None

@@ -188,6 +188,7 @@ class Log:
                 self._acks.extend((waiter, failure) for waiter in part.waiters)
                 if failure is not None and self.on_lost is not None:
                     self._loop.call_soon(self.on_lost, part.run_id, failure)
+            work.parts.clear()  # the writer's thread may hold the batch for a while yet, and must not hold the calls
         else:
             self._answer(self._calls.pop(id(work)), result, error)
         if self._acks and not self._acking:

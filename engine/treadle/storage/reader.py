@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _decode_body = msgspec.msgpack.Decoder(Body).decode
 _replace = msgspec.structs.replace
 
+_PRAGMAS = ("query_only=ON", "read_uncommitted=ON", "busy_timeout=30000", "trusted_schema=OFF")
 _ARTIFACT = "SELECT a.id, n.name, a.version, a.body FROM artifacts a JOIN names n ON n.id = a.name"
 
 _CACHED = """SELECT j.value, c.count, a.id, n.name, a.version, a.body
@@ -72,7 +74,7 @@ def open_reader(path: str) -> sqlite3.Connection:
 
 
 def _configure(execute: Any) -> None:
-    for pragma in ("query_only=ON", "read_uncommitted=ON", "busy_timeout=30000", "trusted_schema=OFF"):
+    for pragma in _PRAGMAS:
         execute(f"PRAGMA {pragma}")
 
 
@@ -141,7 +143,7 @@ class Reader:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._connection: aiosqlite.Connection | None = None
+        self._opening: asyncio.Task[aiosqlite.Connection] | None = None
         self._closed = False
 
     async def rows(self, sql: str, parameters: Iterable[Any] = ()) -> list[Any]:
@@ -153,23 +155,33 @@ class Reader:
         return list(await (await self._connected()).execute_fetchall(sql, parameters))
 
     async def _connected(self) -> aiosqlite.Connection:
-        return self._connection or await self._open()
+        """The connection; who is cancelled while it is opened leaves it to ``close``, and does not lose it half-made."""
+        if self._opening is None and not self._closed:
+            self._opening = asyncio.create_task(self._open())
+            self._opening.add_done_callback(self._opened)
+        connection = None if self._opening is None else await asyncio.shield(self._opening)
+        if connection is None or self._closed:
+            raise EngineClosed("the engine is closed", fix="use it inside `async with Engine(...) as engine:`")
+        return connection
 
     async def _open(self) -> aiosqlite.Connection:
         import aiosqlite
 
-        if self._closed:
-            raise EngineClosed("the engine is closed", fix="use it inside `async with Engine(...) as engine:`")
         opening = aiosqlite.connect(self._path, isolation_level=None, uri=self._path.startswith("file:"))
         _daemonise(opening)
         connection = await opening
-        for pragma in ("query_only=ON", "read_uncommitted=ON", "busy_timeout=30000", "trusted_schema=OFF"):
-            await connection.execute(f"PRAGMA {pragma}")
-        if self._connection is not None or self._closed:
+        try:
+            for pragma in _PRAGMAS:
+                await connection.execute(f"PRAGMA {pragma}")
+        except BaseException:
             await connection.close()
-            return await self._connected()
-        self._connection = connection
+            raise
         return connection
+
+    def _opened(self, opening: asyncio.Task[aiosqlite.Connection]) -> None:
+        """What could not be opened is tried again by the next query."""
+        if opening.cancelled() or opening.exception() is not None:
+            self._opening = None
 
     async def events(self, run_id: str | None = None, after: int = 0, limit: int = 200) -> list[Event]:
         """Events in order: of one run or of all, those after a number; at most ``limit`` rows of the log at a time."""
@@ -190,11 +202,13 @@ class Reader:
         return [unpack_artifact(row) for row in await self.rows(f"{_ARTIFACT} WHERE {where}", parameters)]
 
     async def close(self) -> None:
-        """Close the connection, if it was opened."""
+        """Close the connection, if it was opened, or once it is."""
         self._closed = True
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await connection.close()
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            await asyncio.wait([opening])
+            if not opening.cancelled() and opening.exception() is None:
+                await opening.result().close()
 
 
 def _daemonise(opening: Any) -> None:
