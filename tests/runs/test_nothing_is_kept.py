@@ -6,13 +6,15 @@ import asyncio
 import gc
 import inspect
 import tracemalloc
+import weakref
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from treadle import Engine, MapFuture, StepFuture, pipeline, step
+from treadle import Engine, MapFuture, Retry, StepFuture, pipeline, step
+from treadle._core.machine import CallState
 from treadle._runtime import lifecycle
 
 CALLS = 60
@@ -81,8 +83,8 @@ async def retries() -> None:
             await bad.with_options(retry=1)(x * 0)
 
 
-async def _observe(engine: Engine, target: Any) -> None:
-    result = await engine.run(target)
+async def _observe(engine: Engine, target: Any, *args: Any) -> None:
+    result = await engine.run(target, *args)
     assert result.status in ("succeeded", "failed")
     del result
 
@@ -103,6 +105,49 @@ def test_no_call_survives_its_run(target: Any, tmp_path: Path) -> None:
                 tracemalloc.stop()
 
     assert asyncio.run(main()) < CALLS / 20
+
+
+@step(cache=False, persist=False, timeout="1h")
+async def takes_async(thing: Any) -> None:
+    return None
+
+
+@step(cache=False, persist=False, timeout="1h")
+def takes_sync(thing: Any) -> None:
+    return None
+
+
+@step(cache=False, persist=False, retry=Retry(max_attempts=2, delay="1h"))
+async def fails_and_waits(thing: Any) -> None:
+    raise ValueError
+
+
+@pipeline(timeout="1h")
+async def gives(thing: Any) -> None:
+    await takes_async(thing)
+    await takes_sync(thing)
+    waiting = fails_and_waits.submit(thing)
+    while waiting._call.state is not CallState.DELAYED:
+        await asyncio.sleep(0)
+    waiting.cancel()
+
+
+class Thing:
+    """Something that a weak reference can watch."""
+
+
+@pytest.mark.asyncio
+async def test_timers_called_off_hold_no_run_until_their_time(tmp_path: Path) -> None:
+    async with Engine(tmp_path) as engine:
+        await engine.run(gives, Thing())
+        thing = Thing()
+        watch = weakref.ref(thing)
+        await _observe(engine, gives.with_options(name="again"), thing)
+        del thing
+        for _ in range(5):
+            await asyncio.sleep(0.01)
+            gc.collect()
+        assert watch() is None
 
 
 async def _settled(act: Callable[[], Awaitable[None]]) -> None:

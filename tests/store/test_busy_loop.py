@@ -62,13 +62,14 @@ def test_commits_come_while_the_loop_is_busy(kind: str, tmp_path: Path) -> None:
     assert turns < MOST_TURNS
 
 
-@pytest.mark.parametrize(("share", "is_paused"), [(0.1, False), (0.9, True)])
-def test_only_a_loop_that_computes_most_of_the_time_is_paused(
-    share: float, is_paused: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("share", "waits", "is_paused"), [(0.1, True, False), (0.9, True, True), (0.1, False, True)])
+def test_only_a_loop_that_never_waits_or_computes_most_of_the_time_is_paused(
+    share: float, waits: bool, is_paused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, paused = 0.0, list[float]()
     times = SimpleNamespace(perf_counter=lambda: clock, thread_time=lambda: clock * share, sleep=paused.append)
     monkeypatch.setattr(courtesy, "time", times)
+    monkeypatch.setattr(courtesy, "_waits", lambda: clock * waits)
 
     async def scene() -> None:
         looks = 0

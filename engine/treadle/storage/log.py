@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import Context
 from typing import Any, TypeVar
 
 from treadle.errors import EngineClosed, LogUnavailable
@@ -60,6 +61,7 @@ class Log:
         self._in_flight = 0
         self._courtesy = Courtesy(loop, lambda: self._in_flight > 0)
         self._lazy: asyncio.TimerHandle | None = None
+        self._context = Context()  # even a timer called off keeps its context, and what that leads to, until its time
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._closed = False
         self._idle: list[asyncio.Future[None]] = []
@@ -95,7 +97,7 @@ class Log:
         if urgent:
             self.kick()
         elif self._lazy is None and not self._kicked:
-            self._lazy = self._loop.call_later(LAZY_S, self._send)
+            self._lazy = self._loop.call_later(LAZY_S, self._send, context=self._context)
         return part
 
     def accept(self, row: list[Any]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any
 
 
@@ -17,11 +18,25 @@ class SystemClock:
         self.monotonic: Callable[[], float] = time.perf_counter
         self.random: Callable[[], float] = random.random
         self._loop = loop
+        self._context = Context()  # a timer called off stays in the loop until its time, with all its context leads to
 
     async def sleep(self, seconds: float) -> None:
         """Wait."""
-        await asyncio.sleep(seconds)
+        if seconds <= 0:
+            await asyncio.sleep(0)
+            return
+        over: asyncio.Future[None] = self._loop.create_future()
+        timer = self.call_later(seconds, _wake, over)
+        try:
+            await over
+        finally:
+            timer.cancel()
 
     def call_later(self, seconds: float, fn: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
-        """Have a function called on the loop after some time."""
-        return self._loop.call_later(seconds, fn, *args)
+        """Have a function called on the loop after some time, in a context of no run."""
+        return self._loop.call_later(seconds, fn, *args, context=self._context)
+
+
+def _wake(sleeper: asyncio.Future[None]) -> None:
+    if not sleeper.done():
+        sleeper.set_result(None)
