@@ -15,6 +15,7 @@ _PACKAGE: Final = __file__.rpartition("errors.")[0]
 _SEP: Final = _PACKAGE[-1:]
 _LIBRARY: Final = typing.__file__.rpartition("typing.")[0]
 _SITE: Final = (f"{_LIBRARY}site-packages{_SEP}", f"{_LIBRARY}dist-packages{_SEP}")
+_PASSING: Final = (f"{_LIBRARY}functools.py", f"{_LIBRARY}contextlib.py")
 _ADAPTERS: Final = f"{_SEP}treadle_adapters{_SEP}"
 _UVLOOP: Final = f"{_SEP}uvloop{_SEP}"
 
@@ -24,15 +25,14 @@ class TreadleError(Exception):
 
     Args:
         what: what happened, one sentence.
-        where: the place in the user's code, ``file:line``, for the text; by default the attribute has the call that
-            led here, which a traceback shows anyway, and the text has none.
+        where: the place in the user's code, ``file:line``: by default the call that led here, with ``None`` none.
         why: the reason, if it is not plain from ``what``.
         fix: what to do about it.
         **details: typed attributes of the error, set on the instance.
 
-    >>> error = TreadleError("the log is full", fix="free some space", path="/data")
+    >>> error = TreadleError("the log is full", where="app.py:12", fix="free some space", path="/data")
     >>> print(error)
-    the log is full. Fix: free some space
+    the log is full. Fix: free some space. Where: app.py:12
     >>> error.path
     '/data'
     """
@@ -42,9 +42,10 @@ class TreadleError(Exception):
     why: str
     fix: str
 
-    def __init__(self, what: str = "", *, where: str = "", why: str = "", fix: str = "", **details: Any) -> None:
-        self.what, self.where, self.why, self.fix = what, where or _users_place(), why, fix
-        super().__init__(_sentence(what, where, why, fix))
+    def __init__(self, what: str = "", *, where: str | None = "", why: str = "", fix: str = "", **details: Any) -> None:
+        place = "" if where is None else where or _users_place()
+        self.what, self.where, self.why, self.fix = what, place, why, fix
+        super().__init__(_sentence(what, place, why, fix))
         # Afterwards, because OSError's own __init__ clears errno, filename and the like.
         for name, value in details.items():
             setattr(self, name, value)
@@ -56,7 +57,7 @@ class TreadleError(Exception):
 def _users_place() -> str:
     """``file:line`` of the user's code that called treadle; empty where an event loop or a thread did."""
     frame = sys._getframe(2)
-    while (file := frame.f_code.co_filename).startswith(_PACKAGE) or _ADAPTERS in file:
+    while (file := frame.f_code.co_filename).startswith(_PACKAGE) or _ADAPTERS in file or file in _PASSING:
         if frame.f_back is None:
             return ""
         frame = frame.f_back
@@ -65,12 +66,15 @@ def _users_place() -> str:
 
 
 def _sentence(what: str, where: str, why: str, fix: str) -> str:
-    parts = [f"{what} ({where})" if where else what]
+    parts = [what]
     if why:
         parts.append(f"Why: {why}")
     if fix:
         parts.append(f"Fix: {fix}")
-    return ". ".join(part.rstrip(".") for part in parts)
+    if where:
+        parts.append(f"Where: {where}")
+    *first, last = (part.rstrip(".") for part in parts)
+    return " ".join([*(part if part.endswith(("?", "!")) else f"{part}." for part in first), last])
 
 
 def _rebuild(cls: type[TreadleError], args: tuple[Any, ...], state: dict[str, Any]) -> TreadleError:

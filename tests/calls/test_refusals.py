@@ -14,7 +14,9 @@ from treadle.errors import OptionError
 def refusal(make: Any) -> str:
     with pytest.raises(OptionError) as caught:
         make()
-    return str(caught.value)
+    text, _, where = str(caught.value).partition(" Where: ")
+    assert where.startswith(f"{__file__}:")
+    return text.removesuffix(".")
 
 
 def generator() -> Any:

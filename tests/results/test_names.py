@@ -52,7 +52,7 @@ def test_the_error_says_what_there_is_instead(result: RunResult[Any], view: str,
     error = caught.value
     assert isinstance(error, CallNotFound)
     assert error.fix == fix
-    assert str(error).endswith(f"Fix: {fix}")
+    assert f" Fix: {fix}" in str(error)
     assert name in str(error)
     assert name not in getattr(result, view)
     assert getattr(result, view).get(name) is None

@@ -15,7 +15,9 @@ from treadle.errors import OptionError
 def refused(make: Callable[[], object]) -> str:
     with pytest.raises(OptionError) as caught:
         make()
-    return str(caught.value)
+    text, _, where = str(caught.value).partition(" Where: ")
+    assert where.startswith(f"{__file__}:")
+    return text.removesuffix(".")
 
 
 def plain(x: int) -> int:
@@ -97,7 +99,9 @@ def test_an_engine_takes_what_it_can_mean() -> None:
 @pytest.mark.asyncio
 async def test_a_list_of_no_runs_cannot_be_asked_for(limit: Any) -> None:
     async with Engine("memory://") as engine:
-        with pytest.raises(OptionError, match=rf"^limit={limit!r} is not allowed. Fix: give a whole number from 1$"):
+        with pytest.raises(
+            OptionError, match=rf"^limit={limit!r} is not allowed. Fix: give a whole number from 1. Where: "
+        ):
             await engine.runs(limit=limit)
 
 

@@ -155,7 +155,7 @@ class Reader:
         return list(await (await self._connected()).execute_fetchall(sql, parameters))
 
     async def _connected(self) -> aiosqlite.Connection:
-        """The connection; who is cancelled while it is opened leaves it to ``close``, and does not lose it half-made."""
+        """The connection; who is cancelled while it opens leaves it to ``close``, and does not lose it half-made."""
         if self._opening is None and not self._closed:
             self._opening = asyncio.create_task(self._open())
             self._opening.add_done_callback(self._opened)

@@ -126,6 +126,7 @@ def upstream_failed(call: str, root: str, outcome: str) -> UpstreamFailed:
     ended = outcome if outcome == "failed" else f"was {outcome}"
     return UpstreamFailed(
         f"call {call} was skipped because call {root} {ended}",
+        where=None,
         fix=f"mend {root}; its error is the cause of this one",
         call=call,
         upstream=root,

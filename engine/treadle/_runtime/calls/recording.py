@@ -121,6 +121,7 @@ def skip_without(call: Call, group: str, error: BaseException) -> None:
     """Append that the calls of a map that it takes whole could not all be made."""
     skipped = UpstreamFailed(
         f"call {call.name} was skipped because map {group} has not all of its calls",
+        where=None,
         why=f"its input raised {type(error).__name__} while it was read, or it was cancelled",
         fix=f"mend the input of {group}; its error is the cause of this one",
         call=call.name,
@@ -149,6 +150,7 @@ def skip_behind(call: Call, upstream: str, error: BaseException | None) -> None:
     """Append that a child run, or what that takes, has not succeeded, so the call has nothing to take from it."""
     skipped = UpstreamFailed(
         f"call {call.name} was skipped because {upstream} did not succeed",
+        where=None,
         fix=f"mend {upstream}; its error is the cause of this one",
         call=call.name,
         upstream=upstream,
