@@ -24,8 +24,8 @@ PAUSE_S = 0.001
 """So long the loop's thread sleeps if it is."""
 
 BUSY = 0.5
-"""The share of the time for which a loop computes that makes it busy. A crowded machine may give it less, so a loop that
-has not waited once is busy, too."""
+"""The share of the time for which a loop computes that makes it busy. A crowded machine may give it less, so a loop
+that has not waited once is busy, too."""
 
 
 def _waits() -> int:
