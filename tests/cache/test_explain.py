@@ -285,3 +285,20 @@ def test_it_performs_nothing_and_records_nothing(home: Any, write: Any) -> None:
 
     assert home.drive(main()) == 1
     assert entered == []
+
+
+def test_what_an_engine_records_after_it_has_pruned_all_is_explained_too(home: Any, write: Any) -> None:
+    module = load(write)
+    other = module.work.with_options(version="2")
+
+    async def main() -> list[tuple[str, ...]]:
+        found: list[tuple[str, ...]] = []
+        async with home.engine() as engine:
+            for _ in range(2):
+                await engine.run(module.p, 5)
+                found.append(other.explain_cache(5).reasons)
+                await engine.prune(keep_last=0)
+        return found
+
+    first, second = home.drive(main())
+    assert first == second == ("version is new",)

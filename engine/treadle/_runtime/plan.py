@@ -49,6 +49,7 @@ class Plan:
         "code",
         "conditions",
         "default_digests",
+        "era",
         "execution_group",
         "executor",
         "expected",
@@ -64,7 +65,6 @@ class Plan:
         "keeps_simply",
         "known",
         "limits",
-        "maker",
         "name",
         "needs",
         "needs_key",
@@ -90,7 +90,7 @@ class Plan:
     )  # fmt: skip
 
     def __init__(self, step: Step[..., Any], options: StepOptions, identities: Identities) -> None:
-        self.step, self.maker = step, identities
+        self.step, self.era = step, identities.era
         self.fn: Callable[..., Any] = step.fn
         self.binder: Binder = step.binder
         self.is_async = step.is_async

@@ -155,7 +155,7 @@ class Run:
         """What an earlier run of this engine has decided for the step, if this one would decide the same."""
         plan: Plan | None = step.plan if self._decides_as_others else None
         identities = self.engine.identities
-        if plan is not None and plan.maker is identities and plan.fn is step.fn and identities.stands(plan.known):
+        if plan is not None and plan.era is identities.era and plan.fn is step.fn and identities.stands(plan.known):
             return plan
         return None
 

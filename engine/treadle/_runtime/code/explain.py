@@ -74,6 +74,12 @@ def keep_manifest(engine: Engine, plan: Plan) -> None:
         engine.log.describe(place, _packed(_parts_of(plan, policy)))
 
 
+def describe_anew(engine: Engine) -> None:
+    """Descriptions may have been removed: have them recorded again by the next run that needs them."""
+    engine.described.clear()
+    engine.identities.era = object()
+
+
 _PLANS = b"plan:"
 _MOST_DESCRIBED = 10_000
 _Parts = tuple[tuple[str, str], ...]

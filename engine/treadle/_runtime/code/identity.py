@@ -63,6 +63,8 @@ class Identities:
         self._method: WeakMethod[Callable[[], bytes]] | None = None if key is None else WeakMethod(key)
         self._reader = ModuleSource()
         self._under_way = threading.local()
+        self.era = object()
+        """Plans that were made in another one serve no further run; a prune begins one."""
 
     def _key(self) -> bytes:
         ask = None if self._method is None else self._method()

@@ -22,6 +22,7 @@ import msgspec
 
 from treadle import events as ev
 from treadle._core.machine import TERMINAL
+from treadle._runtime.code import explain
 from treadle._runtime.views.artifact import ROUTED
 from treadle.checks import Duration, check_whole, seconds
 from treadle.errors import ArtifactDamaged, ArtifactStoreError, OptionError, RouteNotFound
@@ -174,7 +175,9 @@ async def prune(engine: Engine, older_than: Duration | None, keep_last: int | No
     runs = 0
     for start in range(0, len(chosen), RUNS_PER_COMMIT):
         runs += await engine.log.transact(_Forget(chosen[start : start + RUNS_PER_COMMIT]))
-    return await _collect(engine, runs)
+    removed = await _collect(engine, runs)
+    explain.describe_anew(engine)
+    return removed
 
 
 def _numbers(runs: int, artifacts: list[int], census: Census) -> dict[str, int]:
