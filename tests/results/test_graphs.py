@@ -183,3 +183,20 @@ def test_reprs_are_short_and_tell_the_names(result: RunResult[Any]) -> None:
     assert "..." in repr(result.outputs)
     assert repr(result.artifacts["total"]).startswith("<Artifact total v1 ")
     assert repr(result.step_results["total"].inputs["xs"]) == "<input xs from square>"
+
+
+@pipeline
+async def halves(x: int) -> int:
+    return await square(x)
+
+
+@pipeline
+async def only_children() -> int:
+    return await halves(1) + await halves(2)
+
+
+def test_child_runs_are_boxes(home: Any) -> None:
+    found = home.run(only_children)
+    assert "halves #40;2 child runs#41;" in found.to_mermaid()
+    assert "halves (2 child runs)" in found.to_dot()
+    assert found.to_text() == "+ halves (2 child runs)"

@@ -18,6 +18,10 @@ MOST_LINES = 100
 _WORST_FIRST = ("failed", "interrupted", "cancelled", "running", "pending", "skipped", "succeeded", "cached")
 
 
+Child = tuple[str, str]
+"""Pipeline and status of a child run."""
+
+
 class Line:
     """One call, all calls of a map or of a step, or all child runs of one pipeline."""
 
@@ -51,7 +55,9 @@ class Line:
 class Folded:
     """The lines of a run, producers first, and which line each call is on."""
 
-    def __init__(self, run: RunRecord, inferred: Iterable[tuple[str, str]] = ()) -> None:
+    def __init__(
+        self, run: RunRecord, inferred: Iterable[tuple[str, str]] = (), children: Iterable[Child] = ()
+    ) -> None:
         self._run = run
         self._by_step = len({base_of(name) for name in run.calls}) > MOST_LINES
         groups: dict[str, list[CallRecord]] = {}
@@ -65,6 +71,8 @@ class Folded:
             if producer in groups and consumer in groups and producer != consumer:
                 self.sources[consumer].append(producer)
         self.lines = {name: self._line(name, groups[name]) for name in producers_first(self.sources)}
+        for line in child_lines(children):  # no call has such a name
+            self.lines[line.name], self.sources[line.name] = line, []
 
     def line_of(self, call: CallRecord) -> str:
         """The key of the line that a call is on."""
@@ -100,6 +108,20 @@ class Folded:
         calls = self._run.calls
         call = calls.get(producer) or calls.get(f"{producer}[0]") or calls.get(producer.rpartition(".")[0])
         return self.line_of(call) if call is not None else producer
+
+
+def child_lines(children: Iterable[Child]) -> list[Line]:
+    """One line for all child runs of a pipeline."""
+    by_pipeline: dict[str, dict[str, int]] = {}
+    for pipeline, status in children:
+        counts = by_pipeline.setdefault(pipeline, {})
+        counts[status] = counts.get(status, 0) + 1
+    return [_child_runs(*item) for item in by_pipeline.items()]
+
+
+def _child_runs(pipeline: str, counts: dict[str, int]) -> Line:
+    count = sum(counts.values())
+    return Line(f"{pipeline} (child run)" if count == 1 else f"{pipeline} ({count} child runs)", counts, 0, 0.0, "")
 
 
 def note(call: CallRecord) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from treadle._core.replay import RunRecord
 from treadle._runtime.calls.failures import described
 from treadle._runtime.views.drawing import COLOURS
-from treadle._runtime.views.folding import Line
-from treadle._runtime.views.report import HEAD, Child, cells, lines_of, title, total
+from treadle._runtime.views.folding import Child, Line
+from treadle._runtime.views.report import HEAD, cells, lines_of, title, total
 from treadle._runtime.views.widths import printable
 
 _CELL = "text-align:left;padding:2px 12px 2px 0;vertical-align:top"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from treadle._core.replay import RunRecord
 from treadle._runtime.calls.failures import described
-from treadle._runtime.views.folding import MOST_LINES, Folded, Line, levels, seconds
+from treadle._runtime.views.folding import MOST_LINES, Child, Folded, Line, child_lines, levels, seconds
 from treadle._runtime.views.widths import cut_end, cut_middle, left, printable, right, width
 
 HEAD = ("call", "status", "attempts", "seconds", "note")
@@ -20,26 +20,13 @@ STATUS_WIDTH = 44
 PIPELINE_WIDTH = 60
 MARKS = {"succeeded": "+", "cached": "=", "failed": "!", "skipped": "-", "cancelled": "x", "interrupted": "~"}
 
-Child = tuple[str, str]
-"""Pipeline and status of a child run."""
-
 
 def lines_of(run: RunRecord, children: Sequence[Child] = ()) -> tuple[list[Line], int]:
     """The lines of a run's table, and how many are left out: if there are too many, the last that went well."""
     found = list(Folded(run).lines.values())
     well = [line for line in found if line.worst in ("succeeded", "cached")]
     spare = set(map(id, well[max(0, MOST_LINES - (len(found) - len(well))) :])) if len(found) > MOST_LINES else set()
-    by_pipeline: dict[str, dict[str, int]] = {}
-    for pipeline, status in children:
-        counts = by_pipeline.setdefault(pipeline, {})
-        counts[status] = counts.get(status, 0) + 1
-    shown = [line for line in found if id(line) not in spare]
-    return [*shown, *(_child_runs(*item) for item in by_pipeline.items())], len(spare)
-
-
-def _child_runs(pipeline: str, counts: dict[str, int]) -> Line:
-    count = sum(counts.values())
-    return Line(f"{pipeline} (child run)" if count == 1 else f"{pipeline} ({count} child runs)", counts, 0, 0.0, "")
+    return [*(line for line in found if id(line) not in spare), *child_lines(children)], len(spare)
 
 
 def cells(line: Line) -> tuple[str, ...]:

@@ -579,7 +579,8 @@ class RunResult(Generic[T_co]):
     def to_mermaid(self) -> str:
         """The calls and what flowed between them, as a Mermaid flowchart.
 
-        A map is one box. A dashed arrow is inferred: its value travelled as a plain one, and was found by content.
+        A map is one box, and so are all child runs of a pipeline. A dashed arrow is inferred: its value travelled as a
+        plain one, and was found by content.
         """
         folded = self._folded()
         return drawing.mermaid(drawing.nodes_of(folded), drawing.edges_of(folded))
@@ -594,7 +595,7 @@ class RunResult(Generic[T_co]):
         return report.graph(self._folded())
 
     def _folded(self) -> folding.Folded:
-        return folding.Folded(self._record, self._inferred())
+        return folding.Folded(self._record, self._inferred(), self._archive.children(self.run_id))
 
     def __str__(self) -> str:
         self._is_observed = True
