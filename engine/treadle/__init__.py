@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from treadle._runtime.parallel.items import parallel_map
     from treadle._runtime.static.wired import Pipeline
     from treadle._runtime.views.artifact import Artifact
-    from treadle._runtime.views.results import RunResult, StepResult
+    from treadle._runtime.views.results import RunResult
+    from treadle._runtime.views.step_results import StepResult
 
 __all__ = [
     "Artifact",
@@ -77,7 +78,7 @@ _LATE = {
     "RunHandle": "handle",
     "RunResult": "views.results",
     "StepFuture": "calls.call",
-    "StepResult": "views.results",
+    "StepResult": "views.step_results",
     "amap": "parallel.gathering",
     "parallel_map": "parallel.items",
 }

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from treadle._runtime.maps.feeder import Feeder
     from treadle._runtime.pipeline import PipelineFn
     from treadle._runtime.step import Step
-    from treadle._runtime.views.results import StepResult
+    from treadle._runtime.views.step_results import StepResult
 
 
 LOST_GRACE_S = 1.0

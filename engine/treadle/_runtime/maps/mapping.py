@@ -14,7 +14,7 @@ from treadle._runtime.maps.feeder import PER_TURN, SLICE, Feeder, value_of
 from treadle.errors import ResultNotReady
 
 if TYPE_CHECKING:
-    from treadle._runtime.views.results import StepResult
+    from treadle._runtime.views.step_results import StepResult
 
 T = TypeVar("T")
 

@@ -12,7 +12,8 @@ from treadle import events as ev
 from treadle._core.machine import CallState, RunStatus
 from treadle._runtime.guards import breakers
 from treadle._runtime.views.artifact import Artifact, Vault
-from treadle._runtime.views.results import RunResult, StepResult
+from treadle._runtime.views.results import RunResult
+from treadle._runtime.views.step_results import StepResult
 from treadle.checks import check_known, check_whole
 from treadle.errors import ArtifactNotFound, EngineClosed, OptionError, ResultNotReady, RunNotFound, TreadleError
 from treadle.storage import schema
