@@ -76,6 +76,13 @@ def check_known(given: Iterable[str], known: Sequence[str], what: str) -> None:
             raise OptionError(f"{what} has no option {name!r}", fix=hint, option=name)
 
 
+def check_choice(value: object, known: Sequence[str], option: str) -> None:
+    """Refuse a value of an option that is none of these texts, with the nearest one."""
+    if value not in known:
+        hint = nearest(value, known) or f"give one of {', '.join(map(repr, known))}"
+        raise OptionError(f"{option}={value!r} is not allowed", fix=hint, option=option)
+
+
 _ELSEWHERE = {
     "concurrency": "max_in_flight", "cpu": "resources", "deadline": "timeout", "env": "runtime", "executor": "runtime",
     "gpu": "resources", "gpu_count": "resources", "group": "execution_group", "label": "tags", "labels": "tags",

@@ -9,15 +9,24 @@ from __future__ import annotations
 
 import sys
 import typing
+from types import FrameType
 from typing import Any, Final
 
 _PACKAGE: Final = __file__.rpartition("errors.")[0]
 _SEP: Final = _PACKAGE[-1:]
+_ADAPTERS: Final = f"{_SEP}treadle_adapters{_SEP}"
 _LIBRARY: Final = typing.__file__.rpartition("typing.")[0]
 _SITE: Final = (f"{_LIBRARY}site-packages{_SEP}", f"{_LIBRARY}dist-packages{_SEP}")
-_PASSING: Final = (f"{_LIBRARY}functools.py", f"{_LIBRARY}contextlib.py")
-_ADAPTERS: Final = f"{_SEP}treadle_adapters{_SEP}"
-_UVLOOP: Final = f"{_SEP}uvloop{_SEP}"
+_TYPED: Final = ("<stdin>", "<console>", "<input>", "<python-input-", "<ipython-input-", "<doctest ")
+_LOOPS: Final = tuple(
+    f"{_LIBRARY}{name}"
+    for name in ("asyncio", "concurrent", "multiprocessing", "threading.py", "socketserver.py", "weakref.py")
+)
+_SERVERS: Final = frozenset(
+    {"_pytest", "aiohttp", "anyio", "asgiref", "distributed", "fastapi", "granian", "hypercorn", "ipykernel", "pluggy"}
+    | {"pytest_asyncio", "sanic", "starlette", "tornado", "trio", "uvicorn", "uvloop"}
+)
+"""Packages that call what they were given, each time from the same line of their own."""
 
 
 class TreadleError(Exception):
@@ -43,7 +52,7 @@ class TreadleError(Exception):
     fix: str
 
     def __init__(self, what: str = "", *, where: str | None = "", why: str = "", fix: str = "", **details: Any) -> None:
-        place = "" if where is None else where or _users_place()
+        place = "" if where is None else where or users_place(sys._getframe(1))
         self.what, self.where, self.why, self.fix = what, place, why, fix
         super().__init__(_sentence(what, place, why, fix))
         # Afterwards, because OSError's own __init__ clears errno, filename and the like.
@@ -54,25 +63,52 @@ class TreadleError(Exception):
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
-def _users_place() -> str:
-    """``file:line`` of the user's code that called treadle; empty where an event loop or a thread did."""
-    frame = sys._getframe(2)
-    while (file := frame.f_code.co_filename).startswith(_PACKAGE) or _ADAPTERS in file or file in _PASSING:
-        if frame.f_back is None:
-            return ""
+def users_place(frame: FrameType | None) -> str:
+    """``file:line`` of the user's code among these frames; empty where a loop, a thread or a server comes before it.
+
+    A function of the standard library that has the user's line call treadle (as ``random.choice`` of a placeholder
+    does) is passed over, and so is code that was generated.
+    """
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file.startswith("<"):
+            if file.startswith(_TYPED):
+                return f"{file}:{frame.f_lineno}"
+        elif file.startswith(_LIBRARY) and not file.startswith(_SITE):
+            if file.startswith(_LOOPS):
+                return ""
+        elif not file.startswith(_PACKAGE) and _ADAPTERS not in file:
+            package = file.rpartition(f"-packages{_SEP}")[2].partition(_SEP)[0]
+            return "" if package in _SERVERS else f"{file}:{frame.f_lineno}"
         frame = frame.f_back
-    is_users = not file.startswith("<") and (not file.startswith(_LIBRARY) or file.startswith(_SITE))
-    return f"{file}:{frame.f_lineno}" if is_users and _UVLOOP not in file else ""
+    return ""
+
+
+def without_place(error: BaseException) -> str:
+    """The text of an error as part of another one, which names the place itself.
+
+    >>> without_place(TreadleError("the log is full", where="app.py:12", fix="free some space"))
+    'the log is full. Fix: free some space'
+    """
+    return _sentence(error.what, "", error.why, error.fix) if isinstance(error, TreadleError) else str(error)
+
+
+def move(error: TreadleError, where: str) -> None:
+    """Give an error another place, in its text, too."""
+    error.where = where
+    error.args = (_sentence(error.what, where, error.why, error.fix), *error.args[1:])
 
 
 def _sentence(what: str, where: str, why: str, fix: str) -> str:
-    parts = [what]
+    parts = [what] if what else []
     if why:
         parts.append(f"Why: {why}")
     if fix:
         parts.append(f"Fix: {fix}")
     if where:
         parts.append(f"Where: {where}")
+    if not parts:
+        return ""
     *first, last = (part.rstrip(".") for part in parts)
     return " ".join([*(part if part.endswith(("?", "!")) else f"{part}." for part in first), last])
 

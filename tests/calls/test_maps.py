@@ -209,9 +209,9 @@ def test_unsized_inputs_of_unequal_lengths_are_an_error_of_the_map(stage: Any) -
 @pytest.mark.parametrize(
     ("argument", "text"),
     [
-        ("abc", "is a str, and a map goes over items"),
-        (b"abc", "is a bytes"),
-        (5, "is a int, which has no items"),
+        ("abc", "is of type str, and a map goes over items"),
+        (b"abc", "is of type bytes"),
+        (5, "is of type int, which has no items"),
         (None, "NoneType"),
     ],
 )
@@ -247,7 +247,7 @@ def test_a_future_that_is_no_list_is_an_error_of_the_map(stage: Any) -> None:
             return str(error)
         return ""
 
-    assert "the future of a int" in stage.value(maps)
+    assert "a future whose value is of type int" in stage.value(maps)
 
 
 def test_wrong_arguments_of_a_map_fail_its_calls(stage: Any) -> None:

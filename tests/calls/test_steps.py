@@ -177,7 +177,7 @@ def test_wrong_arguments_are_a_type_error_at_the_call(stage: Any) -> None:
     texts = stage.value(wrong)
     assert texts == [
         "inc() missing a required argument: 'x'",
-        "inc() too many positional arguments",
+        "inc() got too many positional arguments",
         "double() missing a required argument: 'x'",
     ]
 

@@ -118,7 +118,7 @@ def test_what_is_no_resource_is_refused_at_decoration(value: Any, said: str) -> 
 
 
 def test_an_engine_names_the_ways_to_overcommit() -> None:
-    with pytest.raises(OptionError, match=r"overcommit has no option 'eror'. Fix: did you mean 'error'\?"):
+    with pytest.raises(OptionError, match=r"overcommit='eror' is not allowed. Fix: did you mean 'error'\?"):
         Engine("memory://", overcommit="eror")  # type: ignore[arg-type]
 
 

@@ -54,7 +54,8 @@ class Binder:
         try:
             return self.signature.bind(*args, **(kwargs or {})).arguments
         except TypeError as error:
-            raise TypeError(f"{self._name}() {error}") from None
+            said = str(error)
+            raise TypeError(f"{self._name}() {'got ' if said.startswith('too many') else ''}{said}") from None
 
     def check(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> None:
         """Raise ``TypeError`` if the arguments do not fit."""

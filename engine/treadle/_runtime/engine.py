@@ -14,7 +14,7 @@ from treadle._core.admission import Limit
 from treadle._runtime import defaults
 from treadle._runtime.bridge import LivesOnLoop
 from treadle._runtime.context import active_engine, is_importing
-from treadle.checks import Duration, check_flag, check_known, check_place, check_whole, seconds
+from treadle.checks import Duration, check_choice, check_flag, check_known, check_place, check_whole, seconds
 from treadle.errors import EngineClosed, EngineForked, StepNotImportable
 from treadle.limits import OVERCOMMITS, Overcommit, Resources
 from treadle.options import DURABILITIES, UNSET, CachePolicy, Durability, Keep, PipelineOptions, Retry, StepOptions
@@ -98,8 +98,8 @@ class Engine(LivesOnLoop):
         **unknown: Never,
     ) -> None:
         check_known(unknown, list(Engine.__init__.__kwdefaults__ or ()), "Engine")
-        check_known((durability,), DURABILITIES, "durability")
-        check_known((overcommit,), OVERCOMMITS, "overcommit")
+        check_choice(durability, DURABILITIES, "durability")
+        check_choice(overcommit, OVERCOMMITS, "overcommit")
         for name, number in (("threads", threads), ("max_concurrency", max_concurrency)):
             if number is not None:
                 check_whole(number, 1, name)
@@ -613,7 +613,7 @@ class Engine(LivesOnLoop):
         return len(self._left_behind) + self.pool.abandoned
 
     def __repr__(self) -> str:
-        place = getattr(self, "home", self._home_option)
+        place = "memory://" if self.durability == "memory" else getattr(self, "home", self._home_option)
         return f"<Engine {self._state} on {place}, {len(self.runs_here)} runs>"
 
 

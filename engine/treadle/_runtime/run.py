@@ -23,6 +23,7 @@ from treadle._runtime.calls import conclusion, stopping
 from treadle._runtime.calls.call import Call, Ending, StepFuture
 from treadle._runtime.calls.past import Past
 from treadle._runtime.calls.recording import skip_behind
+from treadle._runtime.calls.references import Reference, awaited_by, kept
 from treadle._runtime.code import explain
 from treadle._runtime.context import active_call, active_engine, active_run
 from treadle._runtime.maps.mapping import MapFuture
@@ -184,9 +185,9 @@ class Run:
         """Submit one call; on the loop only."""
         self.engine.check_usable()
         plan = self.plan(step)
-        references = lifecycle.references(self, plan, args, kwargs, step.options.after)
+        references = awaited_by(self, plan, args, kwargs, step.options.after)
         if references:
-            args, kwargs = lifecycle.kept(args, kwargs)
+            args, kwargs = kept(args, kwargs)
         call = lifecycle.bind(self, plan, self.names.take(plan.name), None, args, kwargs)
         future = call.asked_future()
         call.context = contextvars.copy_context()
@@ -198,7 +199,7 @@ class Run:
 
     def submit_as(
         self, name: str, step: Step[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
-        references: Sequence[lifecycle.Reference] | None = None,
+        references: Sequence[Reference] | None = None,
     ) -> StepFuture[Any]:  # fmt: skip
         """Submit a call of a static run, whose names are given before; one that comes too late has its end at once.
 
@@ -211,7 +212,7 @@ class Run:
         if self.fills:
             kwargs = parameters.filled(step.binder, self.given, args, kwargs)
         if references is None:
-            references = lifecycle.references(self, plan, args, kwargs, step.options.after)
+            references = awaited_by(self, plan, args, kwargs, step.options.after)
         call = lifecycle.bind(self, plan, name, None, args, kwargs)
         future = call.asked_future()
         call.context = contextvars.copy_context()
@@ -247,9 +248,9 @@ class Run:
         self, group: Feeder[Any], index: int, args: tuple[Any, ...], kwargs: dict[str, Any] | None
     ) -> None:
         """Submit one call of a map."""
-        references = lifecycle.references(self, group._plan, args, kwargs, group._step.options.after)
+        references = awaited_by(self, group._plan, args, kwargs, group._step.options.after)
         if references:
-            args, kwargs = lifecycle.kept(args, kwargs)
+            args, kwargs = kept(args, kwargs)
         call = lifecycle.bind(self, group._plan, child(group.name, index), index, args, kwargs)
         group._adopt(call)
         if self.ending is not None:

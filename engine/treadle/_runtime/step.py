@@ -21,7 +21,7 @@ from typing import (
 )
 
 from treadle._core.binding import Binder
-from treadle._runtime.context import active_run, current_run
+from treadle._runtime.context import active_call, active_run, current_run
 from treadle._runtime.guards.policies import MARKS, NONE, Mark, Policies, lay, without_parentheses
 from treadle._runtime.static.placeholder import Placeholder
 from treadle.checks import nearest
@@ -472,7 +472,10 @@ def _check_after(after: Any) -> None:
 
 def _no_run(what: str) -> NoReturn:
     over = active_run.get()
-    why = f"run {over.id} has ended" if over is not None else "no pipeline is running here"
+    if active_call.get() is not None:
+        why = "this is the body of a step, in which steps and pipelines are plain functions"
+    else:
+        why = f"run {over.id} has ended" if over is not None else "no pipeline is running here"
     raise NotInRun(
         f"{what} was called outside of a run",
         why=why,

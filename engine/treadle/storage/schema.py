@@ -70,7 +70,7 @@ def inspect(path: str | os.PathLike[str]) -> bool:
         with open(path, "rb") as file:
             header = file.read(HEADER_BYTES)
             size = os.fstat(file.fileno()).st_size
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
         raise _unreadable(path, error) from error

@@ -41,7 +41,7 @@ def store(run: Run) -> Stored | None:
         if run.options.idempotency_key:
             raise ArgumentNotStorable(
                 f"pipeline {run.name} has an idempotency key, and argument {_parameter(run, error)} cannot be stored",
-                why=error.what,
+                why=error.what.partition(" cannot be stored: ")[2] or error.what,
                 fix="pass plain data (an address instead of a client), or leave the idempotency key away",
                 parameter=_parameter(run, error),
             ) from error

@@ -27,7 +27,7 @@ from treadle._runtime.maps.unmapped import Unmapped
 from treadle._runtime.resources.usage import Meter
 from treadle._runtime.views.artifact import Artifact
 from treadle.contracts import INLINE_BYTES, Attempt, Needs, Output, Payload, Performed, Raised
-from treadle.errors import EncodeError, TreadleError, WorkerProtocolError
+from treadle.errors import EncodeError, TreadleError, WorkerProtocolError, move
 from treadle.events import Input
 from treadle.storage import codecs, views
 from treadle.storage.blob_checks import is_location, location_of
@@ -294,7 +294,7 @@ async def _attempt(call: Call, values: Sent) -> Performed:
 
 def _located(call: Call, error: TreadleError) -> TreadleError:
     """An error of the executor, which knows nothing of calls, with its place."""
-    error.where = f"call {call.name} of run {call.run.id}, on executor {call.plan.runtime!r}"
+    move(error, f"call {call.name} of run {call.run.id}, on executor {call.plan.runtime!r}")
     return error
 
 

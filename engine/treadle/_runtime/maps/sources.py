@@ -166,7 +166,7 @@ def _source(run: Run, label: str, value: Any) -> Any:
         return value
     if isinstance(value, (str, bytes, bytearray)):
         raise OptionError(
-            f"{label} of the map is a {type(value).__name__}, and a map goes over items",
+            f"{label} of the map is of type {type(value).__name__}, and a map goes over items",
             fix="use unmapped(...) to give it whole to each call, or list(...) to go over its parts",
             option="map",
         )
@@ -177,7 +177,7 @@ def _source(run: Run, label: str, value: Any) -> Any:
     if isinstance(value, Iterable):
         return value
     raise OptionError(
-        f"{label} of the map is a {type(value).__name__}, which has no items",
+        f"{label} of the map is of type {type(value).__name__}, which has no items",
         fix="use unmapped(...) to give it whole to each call",
         option="map",
     )
@@ -209,7 +209,7 @@ def _iterable(items: Any) -> Iterable[Any]:
     """What was awaited has to have items, too."""
     if isinstance(items, (str, bytes, bytearray)) or not (isinstance(items, Iterable) or hasattr(items, "__getitem__")):
         raise OptionError(
-            f"a map was given the future of a {type(items).__name__}, which is no list of items",
+            f"a map was given a future whose value is of type {type(items).__name__}, which is no list of items",
             fix="use unmapped(...) to give it whole to each call",
             option="map",
         )

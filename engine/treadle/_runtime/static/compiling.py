@@ -17,7 +17,7 @@ from treadle._runtime.maps.sources import Sources
 from treadle._runtime.plan import hint
 from treadle._runtime.static.placeholder import ItemPlaceholder, MapPlaceholder, Placeholder, where_called
 from treadle._runtime.static.program import Node, Program, checked, simple_needs
-from treadle.errors import EndlessPipeline, MapLengthError, OptionError, PlaceholderUsed, ValidationError
+from treadle.errors import EndlessPipeline, MapLengthError, OptionError, PlaceholderUsed, ValidationError, without_place
 
 if TYPE_CHECKING:
     from treadle._runtime.engine import Engine
@@ -153,7 +153,7 @@ class Recorder:
             stand_ins = tuple(map(_stand_in, args)), {name: _stand_in(value) for name, value in kwargs.items()}
             length = Sources(cast("Run", self), *stand_ins, product=product).length
         except (OptionError, MapLengthError) as error:
-            self.problems.append(f"step {step.name} ({where_called()}): {error}")
+            self.problems.append(f"step {step.name} ({where_called()}): {without_place(error)}")
         return MapPlaceholder(self._node(step, step.name, args, kwargs, "map", product, length))
 
     def child(self, target: PipelineFn[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Placeholder:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from treadle._runtime import PACKAGE
-from treadle.errors import OptionError, PlaceholderUsed
+from treadle.errors import OptionError, PlaceholderUsed, users_place
 
 if TYPE_CHECKING:
     from treadle._runtime.static.program import Node
@@ -21,7 +21,7 @@ def where_called(own: int = 1) -> str:
     frame = sys._getframe(own)
     while (file := frame.f_code.co_filename).startswith(PACKAGE) and frame.f_back is not None:
         frame = frame.f_back
-    return f"{file}:{frame.f_lineno}"
+    return users_place(frame) or f"{file}:{frame.f_lineno}"
 
 
 class _AttributeOfPlaceholder(PlaceholderUsed, AttributeError):

@@ -17,7 +17,7 @@ from treadle._core.wiring import circle_text
 from treadle._runtime.isolation.executors import not_installed, trouble_of
 from treadle._runtime.maps.unmapped import Unmapped
 from treadle._runtime.static.placeholder import ItemPlaceholder, MapPlaceholder, Placeholder
-from treadle.errors import TreadleError, ValidationError
+from treadle.errors import TreadleError, ValidationError, without_place
 from treadle.options import UNSET, StepOptions
 
 if TYPE_CHECKING:
@@ -149,10 +149,10 @@ def checked(
 def invalid(name: str, problems: Sequence[str]) -> ValidationError:
     """The error that lists what is wrong."""
     if len(problems) == 1:
-        return ValidationError(f"pipeline {name} cannot run: {problems[0]}", problems=tuple(problems))
+        return ValidationError(f"pipeline {name} cannot run: {problems[0]}", where=None, problems=tuple(problems))
     listed = "".join(f"\n  {number}. {problem}" for number, problem in enumerate(problems, 1))
     return ValidationError(
-        f"pipeline {name} cannot run, for {len(problems)} reasons:{listed}", problems=tuple(problems)
+        f"pipeline {name} cannot run, for {len(problems)} reasons:{listed}", where=None, problems=tuple(problems)
     )
 
 
@@ -222,7 +222,7 @@ def _wrong_runtimes(nodes: Sequence[Node], engine: Engine | None) -> Iterable[st
         if error is None and runtime != "inline":
             error = trouble_of(name, node.step.fn)
         if error is not None:
-            yield f"{node.label}: {error}"
+            yield f"{node.label}: {without_place(error)}"
 
 
 def _impossible_resources(nodes: Sequence[Node], engine: Engine | None) -> Iterable[str]:
@@ -235,4 +235,4 @@ def _impossible_resources(nodes: Sequence[Node], engine: Engine | None) -> Itera
             continue
         error = engine.capacity.problem(node.step.name, asked) if engine is not None and asked else None
         if error is not None:
-            yield f"{node.label}: {error}"
+            yield f"{node.label}: {without_place(error)}"

@@ -14,7 +14,7 @@ from treadle._runtime.guards import breakers
 from treadle._runtime.views.artifact import Artifact, Vault
 from treadle._runtime.views.results import RunResult
 from treadle._runtime.views.step_results import StepResult
-from treadle.checks import check_known, check_whole
+from treadle.checks import check, check_choice, check_whole
 from treadle.errors import ArtifactNotFound, EngineClosed, OptionError, ResultNotReady, RunNotFound, TreadleError
 from treadle.storage import schema
 
@@ -54,6 +54,7 @@ def check_pipeline(target: object) -> None:
 
 async def run_row(engine: Engine, run_id: str) -> dict[str, Any]:
     """The row of a run in the table of runs."""
+    check(isinstance(run_id, str), "run_id", run_id, "the id of a run, such as handle.id or result.run_id")
     engine.check_readable()
     rows = await engine.reader.rows(f"SELECT {', '.join(_COLUMNS)} FROM runs WHERE id=?", (run_id,))
     if not rows:
@@ -66,8 +67,12 @@ async def run_row(engine: Engine, run_id: str) -> dict[str, Any]:
                 "owner": engine.id,
                 "target": here.target.target,
             }
-        raise RunNotFound(f"there is no run {run_id!r} in {engine.home}", fix="`await engine.runs()` lists them")
+        raise RunNotFound(f"there is no run {run_id!r} in {_home(engine)}", fix="`await engine.runs()` lists them")
     return dict(zip(_COLUMNS, rows[0], strict=True))
+
+
+def _home(engine: Engine) -> str:
+    return "memory://" if engine.durability == "memory" else str(engine.home)
 
 
 async def runs(
@@ -77,9 +82,10 @@ async def runs(
     engine.check_readable()
     check_whole(limit, 1, "limit")
     if status is not None:
-        check_known((status,), get_args(RunStatus), "status")
+        check_choice(status, get_args(RunStatus), "status")
     where: list[str] = [] if children else ["parent=''"]
     parameters: list[Any] = []
+    check(pipeline is None or isinstance(pipeline, str), "pipeline", pipeline, "the name of a pipeline")
     for column, value in (("pipeline", pipeline), ("status", status)):
         if value is not None:
             where.append(f"{column}=?")
@@ -144,8 +150,10 @@ async def logs(engine: Engine, run_id: str, step: str | None) -> list[ev.Logged]
 async def artifact(engine: Engine, name: str, version: int | None) -> Artifact[Any]:
     """An artifact by name, the newest or of one version."""
     engine.check_readable()
+    check(isinstance(name, str), "name", name, "the name of an output, or that of a Model or Dataset")
     where, parameters = "n.name=?", [name]
     if version is not None:
+        check_whole(version, 0, "version")
         where, parameters = f"{where} AND a.version=?", [name, str(version)]
     rows = await engine.reader.artifacts(f"{where} ORDER BY a.version DESC LIMIT 1", parameters)
     rows += await engine.reader.artifacts(f"{_BY_ALIAS[version is None]} ORDER BY a.id DESC LIMIT 1", parameters)
@@ -153,7 +161,7 @@ async def artifact(engine: Engine, name: str, version: int | None) -> Artifact[A
     if not rows:
         wanted = f"{name!r}" if version is None else f"{name!r} version {version}"
         raise ArtifactNotFound(
-            f"there is no artifact {wanted} in {engine.home}",
+            f"there is no artifact {wanted} in {_home(engine)}",
             fix="an artifact has the name of its step or output, and that of the Model or Dataset that it is",
         )
     return Artifact(rows[0], engine.vault)
@@ -188,9 +196,8 @@ def artifact_of(call: Call, output: str | None, vault: Vault) -> Artifact[Any]:
             why="a condition left it out, or an input of it failed",
             fix="look at its .status first; awaiting a call that a condition left out gives None",
         )
-    raise TreadleError(
-        f"call {call.name} has no stored output", why=f"it {call.outcome}, or its step has persist=False"
-    )
+    why = "its step has persist=False" if call.outcome in ("succeeded", "cached") else f"its outcome is {call.outcome}"
+    raise TreadleError(f"call {call.name} has no stored output", why=why)
 
 
 def metrics(engine: Engine) -> dict[str, float]:

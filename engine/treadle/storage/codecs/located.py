@@ -9,6 +9,8 @@ from typing import Any, Final, cast
 from treadle.secret import Secret
 
 _LEAVES: Final = (str, bytes, bytearray, range, Secret)
+_OWN: Final = "treadle._runtime."
+"""Futures, handles, engines: what they are made of is nothing that a user could mend."""
 _MAX_LEVELS: Final = 50
 _MAX_PARTS: Final = 10_000
 
@@ -42,7 +44,7 @@ def _first(parts: Iterator[tuple[str, object]]) -> Iterator[tuple[str, object]]:
 
 def _parts(value: object) -> Iterator[tuple[str, object]]:
     kind, items = type(value), cast("Any", value)
-    if issubclass(kind, _LEAVES):
+    if issubclass(kind, _LEAVES) or kind.__module__.startswith(_OWN):
         return
     if issubclass(kind, Mapping):
         yield from ((f"[{key!r}]", part) for key, part in items.items())
