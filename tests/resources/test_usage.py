@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,6 +93,7 @@ async def test_the_peak_is_that_of_the_attempt_and_not_of_what_ran_before() -> N
         await large()
         await small()
 
+    Path("/proc/self/clear_refs").write_text("5")  # or what other tests took may be more than this one's peak
     async with memory_engine() as engine:
         result = await engine.run(one_after_the_other)
     before, most, after = [call.resources_used["peak_rss_bytes"] or 0 for call in result.step_results.values()]
