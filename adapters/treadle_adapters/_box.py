@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextvars import Context
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,7 +83,7 @@ class Box:
         Raises:
             ExecutorUnavailable: it cannot be started, or its image is none that a worker can run in.
         """
-        self._starting = self._loop.create_task(self._start(request, name))
+        self._starting = self._loop.create_task(self._start(request, name), context=Context())
         self._starting.add_done_callback(lambda _: self._created.set())
         await asyncio.shield(self._starting)
 

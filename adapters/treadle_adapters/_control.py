@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
+from contextvars import Context
 
 from treadle_adapters._nursery import FORK, RECORD, SIGNAL
 from treadle_adapters._peer import Worker, received
@@ -35,7 +36,7 @@ class Control:
         self._begun = bytearray()
         self._loop = asyncio.get_running_loop()
         connection.setblocking(False)
-        self._loop.add_reader(connection.fileno(), self._hear)
+        Context().run(self._loop.add_reader, connection.fileno(), self._hear)  # no caller's: it outlives the call
 
     def fork(self, number: int, *, is_stranger: bool = False) -> Worker:
         """Have a worker started.

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextvars import Context
 from typing import Final
 
 from treadle.contracts import Attempt, Performed, Raised, Sink
@@ -50,9 +51,10 @@ class Worker:
         self.fault: WorkerProtocolError | None = None
         self.on_fault: Callable[[Worker], None] = lambda _: None
         connection.setblocking(False)
-        self.loop.add_reader(connection.fileno(), self._read)
+        context = Context()  # of its own: a worker outlives the call that it is started for
+        context.run(self.loop.add_reader, connection.fileno(), self._read)
         for printed in self._printed:
-            self.loop.add_reader(printed.fd, self._read_printed, printed)
+            context.run(self.loop.add_reader, printed.fd, self._read_printed, printed)
 
     @property
     def is_alive(self) -> bool:

@@ -201,12 +201,14 @@ class ContainerExecutor:
             return
         for box in list(self._boxes):
             self._retire(box, None if box in self._idle else self._grace_s)
-        while self._endings:
-            await asyncio.wait(list(self._endings))
-        assert self._exchanges is not None
-        self._exchanges.close()
-        self._exchanges = None
-        await daemon.close()
+        try:
+            while self._endings:
+                await asyncio.wait(list(self._endings))
+        finally:
+            exchanges, self._exchanges = self._exchanges, None
+            if exchanges is not None:
+                exchanges.close()
+            await daemon.close()
 
     # -- the pool -------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import asyncio
 import importlib.util
 import sys
 from collections.abc import Sequence
+from contextvars import Context
 from typing import Any
 
 from treadle.contracts import Attempt, Performed, Raised, Sink
@@ -132,7 +133,7 @@ class DaskExecutor:
                 if not failed:
                     await linking.result().close()
         if self._linking is None:
-            self._linking = asyncio.get_running_loop().create_task(self._connect())
+            self._linking = asyncio.get_running_loop().create_task(self._connect(), context=Context())
         return await asyncio.shield(self._linking)
 
     async def _connect(self) -> Link:

@@ -20,6 +20,7 @@ import subprocess
 import sys
 from collections.abc import Coroutine, Sequence
 from contextlib import ExitStack, suppress
+from contextvars import Context
 from pathlib import Path
 from typing import Final
 
@@ -105,7 +106,11 @@ class ProcessExecutor:
         self._loop = asyncio.get_running_loop()
         self._start_nursery()
         self._is_open = True
-        await asyncio.wait([self._is_ready])  # so that no attempt pays for it out of its timeout
+        try:
+            await asyncio.wait([self._is_ready])  # so that no attempt pays for it out of its timeout
+        except BaseException:
+            await self.close()
+            raise
         if self._is_ready.result() is False:
             await self.close()
             raise ExecutorUnavailable(
@@ -139,16 +144,24 @@ class ProcessExecutor:
                 self._signal(worker, signal.SIGTERM)
         self._idle.clear()
         ends = [worker.ended for worker in self._workers.values()]
-        if ends:
-            await asyncio.wait(ends, timeout=self._grace_s)
-        await self._close_nursery()
-        if self._endings:
-            await asyncio.wait(self._endings, timeout=LAST_S)
-        for worker in list(self._workers.values()):
-            worker.has_ended(-signal.SIGKILL)
-        self._workers.clear()
-        for task in list(self._endings):
-            task.cancel()
+        try:
+            if ends:
+                await asyncio.wait(ends, timeout=self._grace_s)
+        finally:
+            await self._let_go()
+
+    async def _let_go(self) -> None:
+        """Also when the closing is cancelled: nothing may stay open."""
+        try:
+            await self._close_nursery()
+            if self._endings:
+                await asyncio.wait(self._endings, timeout=LAST_S)
+        finally:
+            for worker in list(self._workers.values()):
+                worker.has_ended(-signal.SIGKILL)
+            self._workers.clear()
+            for task in list(self._endings):
+                task.cancel()
 
     # -- the pool -------------------------------------------------------------------------
 
@@ -226,7 +239,7 @@ class ProcessExecutor:
         await asyncio.shield(self._ending(self._stop(worker)))
 
     def _ending(self, stopping: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        task = self._loop.create_task(stopping)
+        task = self._loop.create_task(stopping, context=Context())
         self._endings.add(task)
         task.add_done_callback(self._endings.discard)
         return task
@@ -323,12 +336,15 @@ class ProcessExecutor:
         nursery, self._nursery = self._nursery, None
         if nursery is None:
             return
-        for _ in range(300):
-            if nursery.poll() is not None:
-                return
-            await asyncio.sleep(0.01)
-        nursery.kill()
-        nursery.wait()
+        try:
+            for _ in range(300):
+                if nursery.poll() is not None:
+                    return
+                await asyncio.sleep(0.01)
+        finally:
+            if nursery.poll() is None:
+                nursery.kill()
+                nursery.wait()
 
 
 async def _swept() -> None:

@@ -76,6 +76,11 @@ def check_known(given: Iterable[str], known: Sequence[str], what: str) -> None:
             raise OptionError(f"{what} has no option {name!r}", fix=hint, option=name)
 
 
+def check_text(value: object, option: str, wanted: str) -> None:
+    """Refuse what is no text."""
+    check(isinstance(value, str), option, value, wanted)
+
+
 def check_choice(value: object, known: Sequence[str], option: str) -> None:
     """Refuse a value of an option that is none of these texts, with the nearest one."""
     if value not in known:
@@ -126,7 +131,7 @@ def check_place(value: object, option: str, wanted: str) -> None:
 def check(ok: bool, option: str, value: object, wanted: str) -> None:
     """Refuse a value of an option that is not ``ok``, saying what is wanted."""
     if not ok:
-        raise OptionError(f"{option}={value!r} is not allowed", fix=f"give {wanted}", option=option)
+        raise OptionError(f"{option}={value!r:.200} is not allowed", fix=f"give {wanted}", option=option)
 
 
 def is_int(value: object, least: int) -> bool:

@@ -71,13 +71,15 @@ def users_place(frame: FrameType | None) -> str:
     """
     while frame is not None:
         file = frame.f_code.co_filename
-        if file.startswith("<"):
+        if file.startswith(_PACKAGE):
+            pass  # as most of them
+        elif file.startswith("<"):
             if file.startswith(_TYPED):
                 return f"{file}:{frame.f_lineno}"
         elif file.startswith(_LIBRARY) and not file.startswith(_SITE):
             if file.startswith(_LOOPS):
                 return ""
-        elif not file.startswith(_PACKAGE) and _ADAPTERS not in file:
+        elif _ADAPTERS not in file:
             package = file.rpartition(f"-packages{_SEP}")[2].partition(_SEP)[0]
             return "" if package in _SERVERS else f"{file}:{frame.f_lineno}"
         frame = frame.f_back
@@ -183,6 +185,10 @@ class EngineClosed(TreadleError, RuntimeError):
 
 class EngineForked(TreadleError, RuntimeError):
     """The engine was opened in another process, and this one was forked from it."""
+
+
+class EngineElsewhere(TreadleError, RuntimeError):
+    """The engine was opened on another event loop, in another thread perhaps; it works on that one only."""
 
 
 class ArgumentNotStorable(TreadleError, TypeError):

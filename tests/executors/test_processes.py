@@ -445,6 +445,7 @@ def test_a_worker_that_is_killed_while_it_writes_leaves_no_file(tmp_path: Path) 
         await steps.dies_while_it_writes()
 
     result = run(tmp_path / "home", flow)[0]
+    assert result.status == "failed"
     assert result.step_results["dies_while_it_writes"].status == "failed"
     assert list((tmp_path / "home" / "tmp").iterdir()) == []
 

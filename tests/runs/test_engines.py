@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -196,6 +197,33 @@ def test_each_thread_can_have_a_loop_and_an_engine(tmp_path: Path) -> None:
         return await asyncio.gather(*(asyncio.to_thread(asyncio.run, main(name)) for name in "ab"))
 
     assert asyncio.run(both()) == [([0, 2, 4, 6, 8], 5)] * 2
+
+
+def test_two_threads_work_on_one_home_while_both_their_loops_are_busy(tmp_path: Path) -> None:
+    async def main(first: int) -> list[int]:
+        async with Engine(tmp_path / "home") as engine:
+            is_over = asyncio.Event()
+            busy = asyncio.create_task(compute_until(is_over))
+            try:
+                results = await asyncio.gather(*(engine.run(doubled, first + x) for x in range(10)))
+            finally:
+                is_over.set()
+                await busy
+            return [result.value for result in results]
+
+    async def both() -> list[list[int]]:
+        return await asyncio.gather(*(asyncio.to_thread(asyncio.run, main(first)) for first in (0, 5)))
+
+    assert asyncio.run(both()) == [[2 * x for x in range(10)], [2 * x for x in range(5, 15)]]
+
+
+async def compute_until(is_over: asyncio.Event) -> None:
+    """Keep the loop busy, in turns of half a millisecond."""
+    while not is_over.is_set():
+        until = time.perf_counter() + 0.0005
+        while time.perf_counter() < until:
+            pass
+        await asyncio.sleep(0)
 
 
 # -- closed and forked --------------------------------------------------------------------

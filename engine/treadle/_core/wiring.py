@@ -313,6 +313,7 @@ def circle_text(names: Sequence[str]) -> str:
     """A circle as a reader follows it.
 
     >>> circle_text(["a", "b"])
-    'steps wait for each other in a circle: a -> b -> a'
+    'steps wait for each other in a circle: a -> b -> a; rename what one of them takes, or what it gives'
     """
-    return f"steps wait for each other in a circle: {' -> '.join([*names, names[0]])}"
+    circle = " -> ".join([*names, names[0]])
+    return f"steps wait for each other in a circle: {circle}; rename what one of them takes, or what it gives"

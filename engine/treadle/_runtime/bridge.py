@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextvars import Context
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from treadle.errors import TreadleError
@@ -81,12 +83,16 @@ class LivesOnLoop:
     def leave_behind(self, task: asyncio.Task[Any]) -> None:
         """Keep track of a body that swallowed its cancellation; ask it again later."""
         self._left_behind.add(task)
-        self.loop.call_later(ABANDONED_EDGE_S, _cancel_again, task)
-        self.loop.call_later(5 * ABANDONED_EDGE_S, _cancel_again, task)
-        task.add_done_callback(self._came_back)
+        timers = [
+            self.loop.call_later(edge_s, _cancel_again, task, context=Context())
+            for edge_s in (ABANDONED_EDGE_S, 5 * ABANDONED_EDGE_S)
+        ]
+        task.add_done_callback(partial(self._came_back, timers))
 
-    def _came_back(self, task: asyncio.Task[Any]) -> None:
+    def _came_back(self, timers: list[asyncio.TimerHandle], task: asyncio.Task[Any]) -> None:
         self._left_behind.discard(task)
+        for timer in timers:
+            timer.cancel()
         if not task.cancelled():
             task.exception()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Mapping
-from contextvars import Token
+from contextvars import Context, Token
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Never, ParamSpec, TypeVar, cast, overload
@@ -15,7 +15,7 @@ from treadle._runtime import defaults
 from treadle._runtime.bridge import LivesOnLoop
 from treadle._runtime.context import active_engine, is_importing
 from treadle.checks import Duration, check_choice, check_flag, check_known, check_place, check_whole, seconds
-from treadle.errors import EngineClosed, EngineForked, StepNotImportable
+from treadle.errors import EngineClosed, EngineElsewhere, EngineForked, StepNotImportable
 from treadle.limits import OVERCOMMITS, Overcommit, Resources
 from treadle.options import DURABILITIES, UNSET, CachePolicy, Durability, Keep, PipelineOptions, Retry, StepOptions
 
@@ -214,7 +214,7 @@ class Engine(LivesOnLoop):
         self.capture.install()
         from treadle._runtime.home import upkeep
 
-        self._upkeep = self.loop.create_task(upkeep.watch(self))
+        self._upkeep = self.loop.create_task(upkeep.watch(self), context=Context())
 
     async def _open(self, held: Holdings) -> None:
         from treadle._runtime import lifecycle
@@ -279,8 +279,10 @@ class Engine(LivesOnLoop):
                 try:
                     await self._close_executors()
                 finally:
-                    await self.reader.close()
-                    await self.log.close()
+                    try:
+                        await self.reader.close()
+                    finally:
+                        await self.log.close()
             finally:
                 # Also when the closing is cancelled: nothing may stay open.
                 self._state = "closed"
@@ -331,17 +333,28 @@ class Engine(LivesOnLoop):
         """Refuse work on an engine that is closed, forked, or cannot write its log.
 
         Raises:
-            EngineClosed, EngineForked, LogUnavailable: as their names say.
+            EngineClosed, EngineElsewhere, EngineForked, LogUnavailable: as their names say.
         """
         self.check_readable()
-        if for_a_new_run and self._state == "closing":
-            raise EngineClosed(
-                "the engine is closing and begins no new run", fix="start runs before `async with` is left"
-            )
+        if for_a_new_run:
+            if self._state == "closing":
+                raise EngineClosed(
+                    "the engine is closing and begins no new run", fix="start runs before `async with` is left"
+                )
+            self._check_loop()
         if self.log.unavailable is not None:
             from treadle.storage.log import again
 
             raise again(self.log.unavailable)
+
+    def _check_loop(self) -> None:
+        import asyncio
+
+        if asyncio.get_running_loop() is not self.loop:
+            raise EngineElsewhere(
+                "the engine was opened on another event loop, and works on that one only",
+                fix="open an engine here, or hand the coroutine to its loop with asyncio.run_coroutine_threadsafe(...)",
+            )
 
     def check_readable(self) -> None:
         """Refuse questions to an engine that is closed or forked.
@@ -395,6 +408,7 @@ class Engine(LivesOnLoop):
             RunNotFound: there is no such run, or its pipeline or arguments are not to be had.
         """
         self.check_usable()
+        self._check_loop()
         from treadle._runtime.home import upkeep
 
         return await upkeep.resume(self, run_id, changed)
@@ -410,6 +424,7 @@ class Engine(LivesOnLoop):
             wait: give the results when the runs have ended; else their handles, at once.
         """
         self.check_usable()
+        self._check_loop()
         from treadle._runtime.home import upkeep
 
         return await upkeep.recover(self, wait=wait)

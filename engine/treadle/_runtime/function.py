@@ -64,7 +64,8 @@ async def _in_thread(run: Run) -> Any:
     """A ``def`` pipeline has a thread of its own, so that it can wait for its calls."""
     future: asyncio.Future[Any] = run.loop.create_future()
     context = contextvars.copy_context()
-    work = threading.Thread(target=_work, args=(run, context, future), name=f"treadle-{run.name}", daemon=True)
+    given = run, run.args, run.kwargs, context, future
+    work = threading.Thread(target=_work, args=given, name=f"treadle-{run.name}", daemon=True)
     work.start()
     try:
         return await asyncio.shield(future)
@@ -76,12 +77,14 @@ async def _in_thread(run: Run) -> Any:
         raise
 
 
-def _work(run: Run, context: contextvars.Context, future: asyncio.Future[Any]) -> None:
+def _work(
+    run: Run, args: tuple[Any, ...], kwargs: dict[str, Any], context: contextvars.Context, future: asyncio.Future[Any]
+) -> None:
     result: Any = None
     error: BaseException | None = None
     run.thread_id = threading.get_ident()
     try:
-        result = context.run(run.target.fn, *run.args, **run.kwargs)
+        result = context.run(run.target.fn, *args, **kwargs)
     except StopIteration as stopped:
         error = RuntimeError("the pipeline raised StopIteration")
         error.__cause__ = stopped

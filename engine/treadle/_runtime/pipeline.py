@@ -330,9 +330,15 @@ def _make(fn: Any, options: PipelineOptions) -> PipelineFn[..., Any]:
         raise OptionError(
             f"{fn.name} is a step", fix="decorate the function with @step or with @pipeline, not with both"
         )
-    if not inspect.isfunction(fn) or inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
-        name = getattr(fn, "__qualname__", repr(fn))
-        raise OptionError(f"{name} cannot be a pipeline", fix="decorate a def or an async def that is no generator")
+    if isinstance(fn, PipelineFn):
+        raise OptionError(f"{fn.name} is a pipeline already", fix="use with_options(...) to change its options")
+    yields = inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn)
+    if yields or not inspect.isfunction(fn):
+        kind = "a generator" if yields else "a class" if inspect.isclass(fn) else f"of type {type(fn).__name__}"
+        raise OptionError(
+            f"{getattr(fn, '__qualname__', repr(fn))} cannot be a pipeline", why=f"it is {kind}",
+            fix="decorate a def or an async def that is no generator",
+        )  # fmt: skip
     if is_method(fn):
         raise OptionError(
             f"{fn.__qualname__} is a method, and a pipeline is a function",

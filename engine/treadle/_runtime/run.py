@@ -21,6 +21,7 @@ from treadle._core.replay import Memory
 from treadle._runtime import function, lifecycle
 from treadle._runtime.calls import conclusion, stopping
 from treadle._runtime.calls.call import Call, Ending, StepFuture
+from treadle._runtime.calls.failures import interrupted
 from treadle._runtime.calls.past import Past
 from treadle._runtime.calls.recording import skip_behind
 from treadle._runtime.calls.references import Reference, awaited_by, kept
@@ -393,7 +394,7 @@ class Run:
     def _end_unbegun(self, task: asyncio.Task[None]) -> None:
         """A task that is cancelled before its first step never makes it: the loop ends as the run begins."""
         if not self.is_over:
-            self.ending, self.error, self.ended_at = "interrupt", conclusion.interrupted(self.id), self.now()
+            self.ending, self.error, self.ended_at = "interrupt", interrupted(self.id), self.now()
             part = self.append(ev.RunInterrupted(at=self.ended_at, reason="the loop ended"))
             part.ended = ("interrupted", self.ended_at)
             self.engine.log.kick()
@@ -496,6 +497,7 @@ class Run:
 
     def _over(self) -> None:
         self.is_over = True
+        self.args, self.kwargs = (), {}  # a timer that a body has called off holds its context, and so this, for long
         if self.lost is not None:
             self.status, self.error = "interrupted", conclusion.lost_error(self.lost, self.error)
         if self.status == "running":

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,6 +18,7 @@ from treadle.events import (
     Event,
     RunSucceeded,
 )
+from treadle.storage import schema
 from treadle.storage.absent import Absent, Generation
 from treadle.storage.rows import EVENTS_PER_COMMIT, ArtifactRow, Body
 
@@ -67,7 +69,13 @@ def digest_in(head: bytes) -> bytes:
 
 
 def open_reader(path: str) -> sqlite3.Connection:
-    """A connection that only reads; it sees each commit at once."""
+    """A connection that only reads; it sees each commit at once.
+
+    Raises:
+        StoreUnwritable: there is no such file any more.
+    """
+    if schema.is_gone(path):
+        raise schema.gone(path)
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, uri=path.startswith("file:"))
     _configure(connection.execute)
     return connection
@@ -144,6 +152,7 @@ class Reader:
     def __init__(self, path: str) -> None:
         self._path = path
         self._opening: asyncio.Task[aiosqlite.Connection] | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._closed = False
 
     async def rows(self, sql: str, parameters: Iterable[Any] = ()) -> list[Any]:
@@ -151,13 +160,17 @@ class Reader:
 
         Raises:
             EngineClosed: the reader was closed.
+            StoreError: the log cannot be read.
         """
-        return list(await (await self._connected()).execute_fetchall(sql, parameters))
+        try:
+            return list(await (await self._connected()).execute_fetchall(sql, parameters))
+        except sqlite3.Error as error:
+            raise schema.trouble(self._path, error) from error
 
     async def _connected(self) -> aiosqlite.Connection:
         """The connection; who is cancelled while it opens leaves it to ``close``, and does not lose it half-made."""
         if self._opening is None and not self._closed:
-            self._opening = asyncio.create_task(self._open())
+            self._opening = asyncio.create_task(self._open(), context=Context())  # or it holds the first caller's
             self._opening.add_done_callback(self._opened)
         connection = None if self._opening is None else await asyncio.shield(self._opening)
         if connection is None or self._closed:
@@ -167,6 +180,8 @@ class Reader:
     async def _open(self) -> aiosqlite.Connection:
         import aiosqlite
 
+        if schema.is_gone(self._path):
+            raise schema.gone(self._path)
         opening = aiosqlite.connect(self._path, isolation_level=None, uri=self._path.startswith("file:"))
         _daemonise(opening)
         connection = await opening
@@ -202,13 +217,22 @@ class Reader:
         return [unpack_artifact(row) for row in await self.rows(f"{_ARTIFACT} WHERE {where}", parameters)]
 
     async def close(self) -> None:
-        """Close the connection, if it was opened, or once it is."""
+        """Close the connection, if it was opened, or once it is; also when this is cancelled."""
         self._closed = True
         opening, self._opening = self._opening, None
         if opening is not None:
+            self._closing = asyncio.create_task(_close(opening))
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
+
+
+async def _close(opening: asyncio.Task[aiosqlite.Connection]) -> None:
+    try:
+        if not opening.done():
             await asyncio.wait([opening])
-            if not opening.cancelled() and opening.exception() is None:
-                await opening.result().close()
+    finally:
+        if opening.done() and not opening.cancelled() and opening.exception() is None:
+            await opening.result().close()
 
 
 def _daemonise(opening: Any) -> None:

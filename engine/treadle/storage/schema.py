@@ -15,7 +15,7 @@ import os
 import sqlite3
 from contextlib import suppress
 
-from treadle.errors import StoreDamaged, StoreForeign, StoreUnwritable, StoreVersion
+from treadle.errors import StoreDamaged, StoreError, StoreForeign, StoreUnwritable, StoreVersion
 
 APPLICATION_ID = 0x74726431  # "trd1"
 FORMAT = 1
@@ -156,8 +156,30 @@ def _check(connection: sqlite3.Connection, path: str) -> None:
             for table in ("log", "runs", "names", "artifacts", "cache", "counters"):
                 connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()
     except sqlite3.DatabaseError as error:
-        lost = isinstance(error, sqlite3.OperationalError) and not any(sign in str(error) for sign in _DAMAGE)
-        raise (_unreadable(path, error) if lost else _damaged(path, str(error))) from error
+        raise trouble(path, error) from error
+
+
+def trouble(path: str, error: sqlite3.Error) -> StoreError:
+    """What is wrong with a log that SQLite cannot read."""
+    if is_gone(path):
+        return gone(path)
+    lost = isinstance(error, sqlite3.OperationalError) and not any(sign in str(error) for sign in _DAMAGE)
+    return _unreadable(path, error) if lost else _damaged(path, str(error))
+
+
+def is_gone(path: str) -> bool:
+    """Whether there is no such file any more; SQLite would make an empty one."""
+    return not path.startswith("file:") and not os.path.exists(path)
+
+
+def gone(path: str) -> StoreUnwritable:
+    """A log that was there."""
+    return StoreUnwritable(
+        f"the log {path} has been removed",
+        why="what it held of runs and artifacts has gone with it",
+        fix="restore the home from a backup, or run the pipeline again; nobody may delete a home that is in use",
+        path=path,
+    )
 
 
 _DAMAGE = ("malformed", "not a database", "no such table")

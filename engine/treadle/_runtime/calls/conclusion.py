@@ -14,12 +14,12 @@ from treadle import events as ev
 from treadle._core.binding import find, replace
 from treadle._runtime.calls import inputs, stopping
 from treadle._runtime.calls.call import Ending, StepFuture
-from treadle._runtime.calls.failures import described, failure_of
+from treadle._runtime.calls.failures import cancelled, described, failure_of, interrupted
 from treadle._runtime.maps.mapping import MapFuture
 from treadle._runtime.plan import hint, logger
 from treadle._runtime.views.artifact import Artifact
 from treadle.contracts import INLINE_BYTES
-from treadle.errors import EncodeError, LogUnavailable, RunCancelled, RunInterrupted, RunTimeout, TreadleError
+from treadle.errors import EncodeError, LogUnavailable, RunInterrupted, RunTimeout, TreadleError
 from treadle.storage import failpoints
 from treadle.storage.log import again
 from treadle.storage.rows import ArtifactRow, Body, Part
@@ -250,16 +250,3 @@ def lost_error(error: BaseException, own: BaseException | None) -> BaseException
     if isinstance(own, LogUnavailable) or not isinstance(error, LogUnavailable):
         return own if isinstance(own, LogUnavailable) else error
     return again(error, own if isinstance(own, Exception) and not isinstance(own, RunInterrupted) else None)
-
-
-def cancelled(run_id: str) -> RunCancelled:
-    """The error of a cancelled run."""
-    return RunCancelled(f"run {run_id} was cancelled", fix="start it again, or resume it by its id", run_id=run_id)
-
-
-def interrupted(run_id: str) -> RunInterrupted:
-    """The error of an interrupted run."""
-    return RunInterrupted(
-        f"run {run_id} was interrupted", why="its engine, loop or process ended before it did",
-        fix="`await engine.recover()` or `await engine.resume(run_id)` takes it up where it stopped", run_id=run_id,
-    )  # fmt: skip

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from treadle import events as ev
 from treadle._core.exceptions import made
 from treadle._runtime import SHELL
-from treadle.errors import RemoteError, TreadleError, UpstreamFailed
+from treadle.errors import RemoteError, RunCancelled, RunInterrupted, TreadleError, UpstreamFailed
 from treadle.secret import are_alive, masked
 from treadle.storage import codecs
 
@@ -97,7 +97,9 @@ def rebuild(failure: ev.Failure) -> BaseException:
         if error is not None:
             error.add_note("recorded traceback:\n" + failure.traceback)
             return error
-    return RemoteError(f"{name}: {failure.message}", type_name=failure.type_name, traceback_text=failure.traceback)
+    return RemoteError(
+        f"{name}: {failure.message}", where=None, type_name=failure.type_name, traceback_text=failure.traceback
+    )
 
 
 def _instance(kind: type[Exception], failure: ev.Failure) -> Exception | None:
@@ -131,6 +133,20 @@ def upstream_failed(call: str, root: str, outcome: str) -> UpstreamFailed:
         call=call,
         upstream=root,
     )
+
+
+def cancelled(run_id: str) -> RunCancelled:
+    """The error of a cancelled run."""
+    fix = "start it again, or resume it by its id"
+    return RunCancelled(f"run {run_id} was cancelled", where=None, fix=fix, run_id=run_id)
+
+
+def interrupted(run_id: str) -> RunInterrupted:
+    """The error of an interrupted run."""
+    return RunInterrupted(
+        f"run {run_id} was interrupted", where=None, why="its engine, loop or process ended before it did",
+        fix="`await engine.recover()` or `await engine.resume(run_id)` takes it up where it stopped", run_id=run_id,
+    )  # fmt: skip
 
 
 def hide_engine(error: BaseException) -> None:

@@ -15,7 +15,7 @@ from typing import Protocol
 from treadle._runtime.views.archive import Archive
 from treadle._runtime.views.artifact import Vault
 from treadle.contracts import ArtifactStore
-from treadle.errors import EngineClosed
+from treadle.errors import EngineClosed, StoreUnwritable
 from treadle.storage import blobs, home, owners, schema
 from treadle.storage.absent import Generation
 from treadle.storage.log import Log
@@ -101,7 +101,11 @@ class Holdings:
     def _open_home(self, undo: ExitStack) -> str:
         place = home.locate_home(self._place)
         # What is not ours is refused before anything is made beside it.
-        schema.inspect(place / schema.DATABASE)
+        try:
+            schema.inspect(place / schema.DATABASE)
+        except StoreUnwritable:
+            home.prepare_home(place)  # which knows better why, if it is the folder that forbids it
+            raise
         self.home = home.prepare_home(place)
         self.mutex = owners.CommitLock(self.home)
         undo.callback(self.mutex.close)

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Mapping
+from contextvars import Context
 from functools import cache
 from typing import Any, cast
 
@@ -101,7 +102,9 @@ class Executors:
         """The executor, open; one that could not be opened is tried anew."""
         opening = placed.opening
         if opening is None or (opening.done() and (opening.cancelled() or opening.exception() is not None)):
-            opening = placed.opening = asyncio.get_running_loop().create_task(placed.executor.open())
+            # An executor outlives the call that needs it first, and a task holds its context, with all that leads to.
+            loop, context = asyncio.get_running_loop(), Context()
+            opening = placed.opening = loop.create_task(placed.executor.open(), context=context)
         if not opening.done():
             await asyncio.shield(opening)
         return placed.executor
@@ -110,7 +113,11 @@ class Executors:
         """Close those that were opened; one that fails does not keep the others open."""
         opened = [placed for placed in self._placed.values() if placed.opening is not None]
         self._placed = {}
-        errors = await asyncio.gather(*(_close(placed) for placed in opened), return_exceptions=True)
+        closing = [asyncio.get_running_loop().create_task(_close(placed)) for placed in opened]
+        try:
+            await asyncio.sleep(0)  # a task that is cancelled before its first step never makes it, and closes nothing
+        finally:
+            errors = await asyncio.gather(*closing, return_exceptions=True)
         for error in errors:
             if isinstance(error, BaseException):
                 raise error

@@ -93,7 +93,7 @@ def _kind(type_name: str) -> type[BaseException] | None:
 def _remote(raised: Raised) -> RemoteError:
     name = raised.type_name.partition(":")[2]
     text = f"{name}: {raised.message}" if raised.message and name else raised.message or name
-    return RemoteError(text, type_name=raised.type_name, traceback_text=raised.traceback)
+    return RemoteError(text, where=None, type_name=raised.type_name, traceback_text=raised.traceback)
 
 
 def _dressed(error: BaseException, cause: BaseException | None, raised: Raised) -> BaseException:

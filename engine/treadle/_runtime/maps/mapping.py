@@ -11,7 +11,7 @@ from treadle._core.naming import child
 from treadle._runtime.calls.call import Call, StepFuture
 from treadle._runtime.isolation.distant import Unloaded, arrived
 from treadle._runtime.maps.feeder import PER_TURN, SLICE, Feeder, value_of
-from treadle.errors import ResultNotReady
+from treadle.errors import ResultNotReady, without_place
 
 if TYPE_CHECKING:
     from treadle._runtime.views.step_results import StepResult
@@ -64,9 +64,8 @@ class MapFuture(Feeder[T], Iterable[StepFuture[T]], Generic[T]):
             raise self._given_away(at)
         if isinstance(self.missing, asyncio.CancelledError):
             return self._run.engine.on_loop(self._cancelled_before, at)
-        raise ResultNotReady(
-            f"call {child(self.name, at)} was never made", why=str(self.missing), fix="look at .status first"
-        )
+        why = "" if self.missing is None else without_place(self.missing)
+        raise ResultNotReady(f"call {child(self.name, at)} was never made", why=why, fix="look at .status first")
 
     def _ask(self, start: int, stop: int) -> None:
         """Have the futures of these calls: from a thread, each look would be a round trip to the loop."""

@@ -148,6 +148,7 @@ class Pipeline(PipelineFn[..., dict[str, Any]]):
             ValidationError: it is not sound; nothing has run and nothing was written.
             RunInsideLoop: an event loop is running here; use ``await pipe.run_async(...)``.
         """
+        _checked_inputs(self.name, inputs)  # here, where the user's line is not far
         return PipelineFn.run(self._asked(context, debug), inputs)
 
     async def run_async(
@@ -172,7 +173,11 @@ class Pipeline(PipelineFn[..., dict[str, Any]]):
         Raises:
             ValidationError: it is not sound; ``problems`` has all that is wrong with it.
         """
-        names = inputs if inputs is None or isinstance(inputs, Mapping) else dict.fromkeys(inputs)
+        given: Any = inputs
+        if given is None or isinstance(given, (str, Mapping)) or not isinstance(given, Iterable):
+            names = _checked_inputs(self.name, given)
+        else:
+            names = dict.fromkeys(given)
         return PipelineFn.compile(self._asked(context, None), names)
 
     def _asked(self, context: Inputs | None, debug: bool | None) -> Self:
@@ -244,7 +249,7 @@ def _check_step(step: object) -> None:
     fix = "decorate the function with @step, and add that"
     if isinstance(step, PipelineFn):
         fix = "add its steps one by one, or call it in a function decorated with @pipeline"
-    raise OptionError(f"{step!r} is not a step", where=where_called(), fix=fix, option="step")
+    raise OptionError(f"{step!r:.200} is not a step", where=where_called(), fix=fix, option="step")
 
 
 def _checked_inputs(pipeline: str, inputs: Any) -> dict[str, Any]:
@@ -252,7 +257,9 @@ def _checked_inputs(pipeline: str, inputs: Any) -> dict[str, Any]:
         return {}
     if not isinstance(inputs, Mapping) or not all(isinstance(name, str) for name in inputs):
         raise OptionError(
-            f"inputs={inputs!r} of pipeline {pipeline} is not allowed", fix="give a dict by name", option="inputs"
+            f"inputs={inputs!r:.200} of pipeline {pipeline} is not allowed",
+            fix="give a dict of values by name, as {'rows': [1, 2]}",
+            option="inputs",
         )
     return {name: inputs[name] for name in sorted(inputs)}  # the order of writing is no part of what was given
 

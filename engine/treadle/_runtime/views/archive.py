@@ -10,6 +10,7 @@ from typing import Any
 from treadle import events as ev
 from treadle._core.replay import RunRecord, fold
 from treadle._runtime.views.artifact import Vault
+from treadle.storage import schema
 from treadle.storage.reader import digest_in, open_reader, unpack_artifact, unpack_segment
 from treadle.storage.rows import EVENTS_PER_COMMIT, ArtifactRow
 
@@ -44,6 +45,8 @@ class Archive:
             connection = self._kept or open_reader(self._path)
             try:
                 return connection.execute(sql, tuple(parameters)).fetchall()
+            except sqlite3.Error as error:
+                raise schema.trouble(self._path, error) from error
             finally:
                 if connection is not self._kept:
                     connection.close()
@@ -91,6 +94,8 @@ class Archive:
             connection = self._kept or open_reader(self._path)
             try:
                 rows = [connection.execute(_BY_ID, (number,)).fetchone() for number in numbers]
+            except sqlite3.Error as error:
+                raise schema.trouble(self._path, error) from error
             finally:
                 if connection is not self._kept:
                     connection.close()

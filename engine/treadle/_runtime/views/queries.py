@@ -14,7 +14,7 @@ from treadle._runtime.guards import breakers
 from treadle._runtime.views.artifact import Artifact, Vault
 from treadle._runtime.views.results import RunResult
 from treadle._runtime.views.step_results import StepResult
-from treadle.checks import check, check_choice, check_whole
+from treadle.checks import check_choice, check_text, check_whole
 from treadle.errors import ArtifactNotFound, EngineClosed, OptionError, ResultNotReady, RunNotFound, TreadleError
 from treadle.storage import schema
 
@@ -49,12 +49,12 @@ def check_pipeline(target: object) -> None:
         fix = "call the step in a function decorated with @pipeline, and run that"
     else:
         fix = "decorate the function with @pipeline"
-    raise OptionError(f"{target!r} is not a pipeline", fix=fix, option="target")
+    raise OptionError(f"{target!r:.200} is not a pipeline", fix=fix, option="target")
 
 
 async def run_row(engine: Engine, run_id: str) -> dict[str, Any]:
     """The row of a run in the table of runs."""
-    check(isinstance(run_id, str), "run_id", run_id, "the id of a run, such as handle.id or result.run_id")
+    check_text(run_id, "run_id", "the id of a run, such as handle.id or result.run_id")
     engine.check_readable()
     rows = await engine.reader.rows(f"SELECT {', '.join(_COLUMNS)} FROM runs WHERE id=?", (run_id,))
     if not rows:
@@ -85,7 +85,8 @@ async def runs(
         check_choice(status, get_args(RunStatus), "status")
     where: list[str] = [] if children else ["parent=''"]
     parameters: list[Any] = []
-    check(pipeline is None or isinstance(pipeline, str), "pipeline", pipeline, "the name of a pipeline")
+    if pipeline is not None:
+        check_text(pipeline, "pipeline", "the name of a pipeline")
     for column, value in (("pipeline", pipeline), ("status", status)):
         if value is not None:
             where.append(f"{column}=?")
@@ -150,7 +151,7 @@ async def logs(engine: Engine, run_id: str, step: str | None) -> list[ev.Logged]
 async def artifact(engine: Engine, name: str, version: int | None) -> Artifact[Any]:
     """An artifact by name, the newest or of one version."""
     engine.check_readable()
-    check(isinstance(name, str), "name", name, "the name of an output, or that of a Model or Dataset")
+    check_text(name, "name", "the name of an output, or that of a Model or Dataset")
     where, parameters = "n.name=?", [name]
     if version is not None:
         check_whole(version, 0, "version")

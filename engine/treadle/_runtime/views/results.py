@@ -12,7 +12,7 @@ import msgspec
 from treadle._core.machine import RunStatus
 from treadle._core.naming import base_of, in_families
 from treadle._core.replay import CallRecord, RunRecord
-from treadle._runtime.calls.failures import rebuild, upstream_failed
+from treadle._runtime.calls.failures import cancelled, interrupted, rebuild, upstream_failed
 from treadle._runtime.views import drawing, folding, page, report
 from treadle._runtime.views.archive import Archive
 from treadle._runtime.views.artifact import Artifact
@@ -21,7 +21,7 @@ from treadle._runtime.views.mappings import Lazy
 from treadle._runtime.views.shelf import Shelf, several_shown, values
 from treadle._runtime.views.step_results import LinkedInput, StepResult, StepResults
 from treadle._runtime.views.widths import printable
-from treadle.errors import EncodeError, RunCancelled, RunInterrupted, StepCancelled, UnobservedFailure
+from treadle.errors import EncodeError, StepCancelled, UnobservedFailure
 from treadle.events import Failure, Input
 
 if TYPE_CHECKING:
@@ -122,10 +122,9 @@ class RunResult(Generic[T_co]):
     def _recorded_errors(self) -> list[BaseException]:
         record = self._record
         if record.status == "cancelled":
-            return [RunCancelled(f"run {self.run_id} was cancelled", run_id=self.run_id)]
+            return [cancelled(self.run_id)]
         if record.status == "interrupted":
-            fix = "`await engine.resume(run_id)` takes it up where it stopped"
-            return [RunInterrupted(f"run {self.run_id} was interrupted", fix=fix, run_id=self.run_id)]
+            return [interrupted(self.run_id)]
         if record.failure is None:
             return []
         rest = [call.failure for call in record.calls.values() if call.status == "failed" and call.failure]
@@ -259,7 +258,7 @@ class RunResult(Generic[T_co]):
             error = upstream_failed(call.name, call.upstream, root.status if root is not None else "failed")
             error.__cause__ = self._error_of(root) if root is not None else None
             return error
-        return StepCancelled(f"call {call.name} was cancelled") if call.status == "cancelled" else None
+        return StepCancelled(f"call {call.name} was cancelled", where=None) if call.status == "cancelled" else None
 
     def _link(self, given: Input, consumer: CallRecord) -> LinkedInput:
         record, archive = self._record, self._archive
