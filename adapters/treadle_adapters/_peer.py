@@ -47,6 +47,7 @@ class Worker:
         self._unsent = bytearray()
         self._surroundings: Surroundings | None = None
         self._answer: asyncio.Future[Performed | Raised] | None = None
+        self._was_oom = False
         self._sink: Sink | None = None
         self.fault: WorkerProtocolError | None = None
         self.on_fault: Callable[[Worker], None] = lambda _: None
@@ -63,6 +64,10 @@ class Worker:
 
     def begin(self, attempt: Attempt, sink: Sink, around: Surroundings) -> asyncio.Future[Performed | Raised]:
         """Send an attempt and where it is to find itself; gives the future of its outcome."""
+        if self.ended.done():  # before anybody came to ask it
+            crashed: asyncio.Future[Performed | Raised] = self.loop.create_future()
+            crashed.set_exception(self._crash())
+            return crashed
         self.calls += 1
         self.group = attempt.group
         self.known[attempt.module, attempt.qualname] = attempt.code
@@ -83,10 +88,14 @@ class Worker:
             return
         self._finish_printing()
         self.close()
+        self._was_oom = oom
         self.ended.set_result(code)
         answer, self._answer = self._answer, None
         if answer is not None and not answer.done():
-            answer.set_exception(self.fault or _crashed(code, self._printed[1].tail, oom))
+            answer.set_exception(self._crash())
+
+    def _crash(self) -> Exception:
+        return self.fault or _crashed(self.ended.result(), self._printed[1].tail, self._was_oom)
 
     def leave(self) -> None:
         """Ask it to end, which it does if it is idle."""

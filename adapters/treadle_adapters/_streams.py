@@ -74,7 +74,8 @@ class Printed:
         self.fd = -1
 
     def _take(self, data: bytes) -> None:
-        if self._sink is None:
+        if self._sink is None:  # nobody's, unless these are the last words of a worker that nobody has asked yet
+            self.tail = f"{self.tail}{data.decode('utf-8', 'replace')}"[-TAIL_CHARS:].strip()
             return
         if self._lines >= MOST_LINES or self._bytes >= MOST_BYTES:
             self._dropped += len(data)

@@ -18,6 +18,7 @@ from treadle.contracts import Attempt, Performed, Raised, Sink
 from treadle.errors import ExecutorUnavailable, StepCrashed
 from treadle.worker import Worker
 from treadle_adapters._control import Control
+from treadle_adapters._peer import Worker as Peer
 from treadle_adapters.process import ProcessExecutor
 
 away = steps.fine.with_options(runtime="away")
@@ -125,3 +126,31 @@ def test_too_many_open_files_are_an_error_of_the_step_and_the_engine_goes_on(tmp
             return (await engine.run(flow)).value
 
     assert asyncio.run(main()) == 4
+
+
+class Silence:
+    """A sink for what nobody reads."""
+
+    def say(self, level: str, message: str, stream: str) -> None: ...
+
+    def note(self, facts: bytes) -> None: ...
+
+    def progress(self, done: float, total: float | None) -> None: ...
+
+
+def test_a_worker_that_has_ended_before_it_is_asked_answers_that_it_has() -> None:
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        (out, out_end), (err, err_end) = os.pipe(), os.pipe()
+        worker = Peer(1, ours, out, err)
+        os.write(err_end, b"no process could be started for it\n")
+        for end in (out_end, err_end):
+            os.close(end)
+        theirs.close()
+        worker.has_ended(os.EX_OSERR)
+        attempt = Attempt("run", "fine", "fine", 1, "token", "hostile_steps", "fine")
+        with pytest.raises(StepCrashed, match="no process could be started for it") as caught:
+            await asyncio.wait_for(worker.begin(attempt, Silence(), ([], "/", "", 30)), 30)
+        assert caught.value.exit_code == os.EX_OSERR
+
+    asyncio.run(main())
