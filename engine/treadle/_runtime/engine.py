@@ -628,8 +628,12 @@ class Engine(LivesOnLoop):
         return len(self._left_behind) + self.pool.abandoned
 
     def __repr__(self) -> str:
-        place = "memory://" if self.durability == "memory" else getattr(self, "home", self._home_option)
-        return f"<Engine {self._state} on {place}, {len(self.runs_here)} runs>"
+        return f"<Engine {self._state} on {self._place}, {len(self.runs_here)} runs>"
+
+    @property
+    def _place(self) -> str:
+        """Its home as a reader should see it."""
+        return "memory://" if self.durability == "memory" else str(getattr(self, "home", self._home_option))
 
 
 def _load() -> None:

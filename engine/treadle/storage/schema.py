@@ -123,9 +123,7 @@ def connect(path: str, *, durable: bool = True, create: bool = True) -> sqlite3.
         StoreUnwritable: it cannot be opened, or is gone although it must be there.
     """
     if durable and not inspect(path) and not create:
-        raise StoreUnwritable(
-            f"the log {path} has been removed", fix="close the engine; nobody may delete a home that is open", path=path
-        )
+        raise gone(path)
     try:
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, uri=path.startswith("file:"))
     except sqlite3.OperationalError as error:

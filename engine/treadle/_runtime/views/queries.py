@@ -67,12 +67,8 @@ async def run_row(engine: Engine, run_id: str) -> dict[str, Any]:
                 "owner": engine.id,
                 "target": here.target.target,
             }
-        raise RunNotFound(f"there is no run {run_id!r} in {_home(engine)}", fix="`await engine.runs()` lists them")
+        raise RunNotFound(f"there is no run {run_id!r} in {engine._place}", fix="`await engine.runs()` lists them")
     return dict(zip(_COLUMNS, rows[0], strict=True))
-
-
-def _home(engine: Engine) -> str:
-    return "memory://" if engine.durability == "memory" else str(engine.home)
 
 
 async def runs(
@@ -162,7 +158,7 @@ async def artifact(engine: Engine, name: str, version: int | None) -> Artifact[A
     if not rows:
         wanted = f"{name!r}" if version is None else f"{name!r} version {version}"
         raise ArtifactNotFound(
-            f"there is no artifact {wanted} in {_home(engine)}",
+            f"there is no artifact {wanted} in {engine._place}",
             fix="an artifact has the name of its step or output, and that of the Model or Dataset that it is",
         )
     return Artifact(rows[0], engine.vault)
