@@ -583,10 +583,12 @@ COUNTS = {"docker": 10, "podman": 4}
 """Steps that run when the engine is killed, each with a program of its own: twenty children, as with processes."""
 
 PROGRAM = """
-import asyncio, sys
+import asyncio, sys, tempfile
 from treadle import Engine
 from treadle_adapters.container import ContainerExecutor
 import container_host, container_steps as steps
+
+tempfile.gettempdir()  # Python tries the folder once, with a file of its own that a kill in that moment would leave
 
 async def main(address, folder, count):
     executor = ContainerExecutor(
