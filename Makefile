@@ -50,8 +50,10 @@ types: $(VENV)/.dev
 	$(PY) -m mypy
 	$(PY) -m pyright --pythonpath $(PY)
 
+# What failed runs once more, three tests at most, and never one that kills (docs/decisions/0033). Strict: ARGS="--reruns 0"
 unit: $(VENV)/.dev
-	$(PY) -m pytest --numprocesses auto --dist loadfile --doctest-modules tests engine/treadle adapters $(ARGS)
+	$(PY) -m pytest --numprocesses auto --dist loadfile --reruns 1 --max-suite-reruns 3 --rerun-show-tracebacks --rerun-except "not sound" \
+		--doctest-modules tests engine/treadle adapters $(ARGS)
 
 unit-other: $(VENV)/.dev
 	@other="$$($(find_other))"; if [ -n "$$other" ]; then \

@@ -63,12 +63,15 @@ FIRST, LATE = "test_containers_podman.py", "test_containers_docker.py"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with one container engine, and have the other one when that is long over."""
+    """Begin with one container engine, and have the other one when that is long over; what kills has no second try."""
     first = [item for item in items if item.path.name == FIRST]
     late = [item for item in items if item.path.name == LATE]
     others = [item for item in items if item.path.name not in (FIRST, LATE)]
     place = next((at for at, item in enumerate(others) if item.path.parent.name == "results"), len(others))
     items[:] = [*first, *others[:place], *late, *others[place:]]
+    for item in items:
+        if item.get_closest_marker("crash"):
+            item.add_marker(pytest.mark.flaky(reruns=0), append=False)
 
 
 @pytest.hookimpl(wrapper=True)
