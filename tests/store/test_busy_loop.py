@@ -6,6 +6,7 @@ import asyncio
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Literal
 
 import pytest
 
@@ -47,11 +48,14 @@ async def chain(value: int) -> int:
     return value
 
 
+@pytest.mark.parametrize("durability", ["strict", "relaxed"])
 @pytest.mark.parametrize("kind", loops.KINDS)
-def test_commits_come_while_the_loop_is_busy(kind: str, tmp_path: Path) -> None:
+def test_commits_come_while_the_loop_is_busy(
+    kind: str, durability: Literal["strict", "relaxed"], tmp_path: Path
+) -> None:
     async def scene() -> tuple[int, int]:
         spinner = Spinner(asyncio.get_running_loop())
-        async with Engine(tmp_path / "home") as engine:
+        async with Engine(tmp_path / "home", durability=durability) as engine:
             spinner.spin()
             value = (await engine.run(chain, 0)).value
             turns, spinner.is_stopped = spinner.turns, True
@@ -75,14 +79,14 @@ def test_only_a_loop_that_never_waits_or_computes_most_of_the_time_is_paused(
         looks = 0
         looked = asyncio.Event()
 
-        def is_needed() -> bool:
+        def patience() -> float | None:
             nonlocal looks, clock
             looks, clock = looks + 1, clock + 1.0
-            if looks == 4:
+            if looks > 8:
                 looked.set()
-            return looks < 4
+            return 0.001 if looks <= 8 else None
 
-        watcher = courtesy.Courtesy(asyncio.get_running_loop(), is_needed)
+        watcher = courtesy.Courtesy(asyncio.get_running_loop(), patience)
         watcher.watch()
         watcher.watch()
         await looked.wait()
@@ -90,3 +94,59 @@ def test_only_a_loop_that_never_waits_or_computes_most_of_the_time_is_paused(
 
     asyncio.run(scene())
     assert paused == [courtesy.PAUSE_S] * 3 * is_paused
+
+
+@pytest.mark.asyncio
+async def test_the_loop_is_looked_at_sooner_when_somebody_begins_to_wait() -> None:
+    loop = asyncio.get_running_loop()
+    patience: list[float | None] = [3600.0]
+    looks: list[float] = []
+
+    def ask() -> float | None:
+        looks.append(loop.time())
+        return patience[0]
+
+    watcher = courtesy.Courtesy(loop, ask)
+    watcher.watch()
+    patience[0] = 0.001
+    watcher.watch()
+    while len(looks) < 6:  # two of each look: is it still needed, and for how long may it take
+        await asyncio.sleep(0.001)
+    patience[0] = None
+    await asyncio.sleep(0.01)
+    seen = len(looks)
+    await asyncio.sleep(0.01)
+    assert len(looks) == seen
+    watcher.stop()
+
+
+@step(cache=False)
+async def short(value: int) -> int:
+    await asyncio.sleep(0.002)
+    return value
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("durability", "expected"), [("strict", courtesy.EVERY_S), ("relaxed", courtesy.RARELY_S)])
+async def test_only_commits_that_somebody_waits_for_are_in_a_hurry(
+    durability: Literal["strict", "relaxed"], expected: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float | None] = []
+    watch = courtesy.Courtesy.watch
+
+    def noted(self: courtesy.Courtesy) -> None:
+        seen.append(self._patience())
+        watch(self)
+
+    @pipeline
+    async def some() -> list[float | None]:
+        await short(0)
+        seen.clear()  # what came before was the run's acceptance, for which somebody did wait
+        for value in range(30):
+            await short(value)
+        return list(seen)
+
+    monkeypatch.setattr(courtesy.Courtesy, "watch", noted)
+    async with Engine(tmp_path / "home", durability=durability) as engine:
+        value = (await engine.run(some)).value
+    assert set(value) - {None} == {expected}

@@ -18,7 +18,11 @@ if sys.platform == "linux":
     import resource
 
 EVERY_S = 0.003
-"""So long a commit may take before the loop asks whether it is in the way, and again after that."""
+"""So long a commit that somebody waits for may take before the loop asks whether it is in the way, and ever again."""
+
+RARELY_S = 0.05
+"""The same for a commit that nobody waits for. What gathers meanwhile shares the next one, which is cheaper than two
+threads that take turns."""
 
 PAUSE_S = 0.001
 """So long the loop's thread sleeps if it is."""
@@ -40,20 +44,22 @@ class Courtesy:
 
     Args:
         loop: the loop; all methods are called on it.
-        is_needed: whether another thread has something to do that the loop waits for.
+        patience: how many seconds the loop may be in the way of the other thread; ``None`` if that has nothing to do.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, is_needed: Callable[[], bool]) -> None:
-        self._loop, self._is_needed = loop, is_needed
+    def __init__(self, loop: asyncio.AbstractEventLoop, patience: Callable[[], float | None]) -> None:
+        self._loop, self._patience = loop, patience
         self._timer: asyncio.TimerHandle | None = None
-        self._wall = self._busy = 0.0
+        self._armed_s = self._wall = self._busy = 0.0
         self._waited = 0
         self._context = Context()  # of its own, or the timer would hold what the caller's leads to
 
     def watch(self) -> None:
         """The other thread has been given something to do."""
-        if self._timer is None:
-            self._arm()
+        patience_s = self._patience()
+        if patience_s is not None and (self._timer is None or patience_s < self._armed_s):
+            self.stop()
+            self._arm(patience_s)
 
     def stop(self) -> None:
         """Watch no more."""
@@ -61,17 +67,18 @@ class Courtesy:
             self._timer.cancel()
             self._timer = None
 
-    def _arm(self) -> None:
+    def _arm(self, patience_s: float) -> None:
         self._wall, self._busy, self._waited = time.perf_counter(), time.thread_time(), _waits()
-        self._timer = self._loop.call_later(EVERY_S, self._look, context=self._context)
+        self._armed_s = patience_s
+        self._timer = self._loop.call_later(patience_s, self._look, context=self._context)
 
     def _look(self) -> None:
         self._timer = None
-        if not self._is_needed():
+        if self._patience() is None:
             return
         if self._is_busy():
             time.sleep(PAUSE_S)
-        self._arm()
+        self.watch()
 
     def _is_busy(self) -> bool:
         if _waits() == self._waited:

@@ -6,7 +6,8 @@ Knows batches, wake-ups and who waits; knows no SQL (``writer``) and no meaning 
   fact: when the writer is idle, the batch leaves in the next loop turn, else when the
   writer has come back.
 * Facts that nobody waits for leave with the next urgent one, or after ``LAZY_S``: so
-  the scheduled, started and completed of a short step share one flush.
+  the scheduled, started and completed of a short step share one flush. Where no step is
+  waited for (not ``strict``), after ``BEHIND_S``: the more share a commit, the less it costs.
 * Acknowledgements are handed out ``ACKS_PER_TURN`` per loop turn, so that a commit of a
   thousand steps does not stall the host's handlers.
 """
@@ -25,13 +26,14 @@ from typing import Any, TypeVar
 from treadle.errors import EngineClosed, LogUnavailable
 from treadle.events import Event
 from treadle.storage.absent import Generation
-from treadle.storage.courtesy import Courtesy
+from treadle.storage.courtesy import EVERY_S, RARELY_S, Courtesy
 from treadle.storage.rows import EVENTS_PER_COMMIT, ArtifactRow, Batch, Part, Waiter
 from treadle.storage.writer import Mutex, Transaction, Work, Writer
 
 T = TypeVar("T")
 
 LAZY_S = 0.005
+BEHIND_S = 0.02
 ACKS_PER_TURN = 32
 PROBE_S = 1.0
 
@@ -54,12 +56,13 @@ class Log:
         generation: Generation,
     ) -> None:  # fmt: skip
         self._loop, self._strict = loop, strict
+        self._lazy_s = LAZY_S if strict else BEHIND_S
         self._batch = Batch()
         self._sealed: deque[Work] = deque()
         self._acks: deque[tuple[Waiter, BaseException | None]] = deque()
         self._acking = self._kicked = self._urgent = False
-        self._in_flight = 0
-        self._courtesy = Courtesy(loop, lambda: self._in_flight > 0)
+        self._in_flight = self._hurries = 0
+        self._courtesy = Courtesy(loop, self._patience)
         self._lazy: asyncio.TimerHandle | None = None
         self._context = Context()  # even a timer called off keeps its context, and what that leads to, until its time
         self._calls: dict[int, asyncio.Future[Any]] = {}
@@ -97,7 +100,7 @@ class Log:
         if urgent:
             self.kick()
         elif self._lazy is None and not self._kicked:
-            self._lazy = self._loop.call_later(LAZY_S, self._send, context=self._context)
+            self._lazy = self._loop.call_later(self._lazy_s, self._send, context=self._context)
         return part
 
     def accept(self, row: list[Any]) -> None:
@@ -134,6 +137,7 @@ class Log:
         while self._in_flight or self._sealed or self._acks:
             future: asyncio.Future[None] = self._loop.create_future()
             self._idle.append(future)
+            self._courtesy.watch()
             await future
 
     # -- sending --------------------------------------------------------------------------
@@ -164,12 +168,21 @@ class Log:
         while self._sealed and self._in_flight < 2:
             work = self._sealed.popleft()
             self._in_flight += 1
+            self._hurries += self._is_waited_for(work)
             if self._closed:
                 closed = EngineClosed("the engine is closed", fix="open another one with `async with Engine(...)`")
                 self._loop.call_soon(self._on_commit, work, None, closed)
             else:
                 self._writer.put(work)
                 self._courtesy.watch()
+
+    def _is_waited_for(self, work: Work) -> bool:
+        return self._strict or not isinstance(work, Batch) or work.sync
+
+    def _patience(self) -> float | None:
+        if not self._in_flight:
+            return None
+        return EVERY_S if self._hurries or self._idle else RARELY_S
 
     def _on_thread(self, work: Work, result: Any, error: BaseException | None) -> None:
         try:
@@ -181,6 +194,7 @@ class Log:
 
     def _on_commit(self, work: Work, result: Any, error: BaseException | None) -> None:
         self._in_flight -= 1
+        self._hurries -= self._is_waited_for(work)
         if isinstance(error, LogUnavailable):
             self._lost(error)
         if isinstance(work, Batch):
