@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -150,3 +151,25 @@ async def test_only_commits_that_somebody_waits_for_are_in_a_hurry(
     async with Engine(tmp_path / "home", durability=durability) as engine:
         value = (await engine.run(some)).value
     assert set(value) - {None} == {expected}
+
+
+@pytest.mark.asyncio
+async def test_a_commit_behind_which_much_has_gathered_is_in_no_hurry(tmp_path: Path) -> None:
+    release = threading.Event()
+
+    @pipeline
+    async def many() -> tuple[float | None, float | None]:
+        log = engine.log
+        held = asyncio.ensure_future(log.transact(lambda _: release.wait(30)))
+        await asyncio.sleep(0)
+        before = log._patience()
+        futures = [increment.submit(value) for value in range(100)]
+        await asyncio.sleep(0)
+        after = log._patience()
+        release.set()
+        await held
+        await asyncio.gather(*futures)
+        return before, after
+
+    async with Engine(tmp_path / "home") as engine:
+        assert (await engine.run(many)).value == (courtesy.EVERY_S, courtesy.RARELY_S)

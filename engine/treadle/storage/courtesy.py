@@ -21,8 +21,8 @@ EVERY_S = 0.003
 """So long a commit that somebody waits for may take before the loop asks whether it is in the way, and ever again."""
 
 RARELY_S = 0.05
-"""The same for a commit that nobody waits for. What gathers meanwhile shares the next one, which is cheaper than two
-threads that take turns."""
+"""The same for a commit that nobody waits for, or behind which much has gathered. What gathers shares the next one, and
+that is cheaper than two threads that take turns."""
 
 PAUSE_S = 0.001
 """So long the loop's thread sleeps if it is."""
@@ -74,9 +74,10 @@ class Courtesy:
 
     def _look(self) -> None:
         self._timer = None
-        if self._patience() is None:
+        patience_s = self._patience()
+        if patience_s is None:
             return
-        if self._is_busy():
+        if patience_s <= self._armed_s and self._is_busy():
             time.sleep(PAUSE_S)
         self.watch()
 

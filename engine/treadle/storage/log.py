@@ -34,6 +34,7 @@ T = TypeVar("T")
 
 LAZY_S = 0.005
 BEHIND_S = 0.02
+FEW_EVENTS = 16
 ACKS_PER_TURN = 32
 PROBE_S = 1.0
 
@@ -182,7 +183,8 @@ class Log:
     def _patience(self) -> float | None:
         if not self._in_flight:
             return None
-        return EVERY_S if self._hurries or self._idle else RARELY_S
+        is_hurried = (self._hurries or self._idle) and self._batch.count < FEW_EVENTS
+        return EVERY_S if is_hurried else RARELY_S
 
     def _on_thread(self, work: Work, result: Any, error: BaseException | None) -> None:
         try:
