@@ -12,7 +12,6 @@
 
 VENV = .venv
 ARGS =
-SUITE = --doctest-modules tests engine/treadle adapters
 PY = $(VENV)/bin/python
 PIP_INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check
 
@@ -51,10 +50,8 @@ types: $(VENV)/.dev
 	$(PY) -m mypy
 	$(PY) -m pyright --pythonpath $(PY)
 
-# What failed runs once more, alone, within limits: docs/decisions/0033.
 unit: $(VENV)/.dev
-	$(PY) -m pytest --cache-clear --numprocesses auto --dist loadfile $(SUITE) $(ARGS) || \
-		$(PY) -m pytest --second-try --last-failed --last-failed-no-failures none $(SUITE)
+	$(PY) -m pytest --numprocesses auto --dist loadfile --doctest-modules tests engine/treadle adapters $(ARGS)
 
 unit-other: $(VENV)/.dev
 	@other="$$($(find_other))"; if [ -n "$$other" ]; then \

@@ -40,12 +40,6 @@ def _load_checker() -> ModuleType:
 _checker = _load_checker()
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option for what failed."""
-    text = "refuse to run what failed in the last run once more, if there may be no second try (docs/decisions/0033)"
-    parser.addoption("--second-try", action="store_true", help=text)
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """Register what belongs to the log checker."""
     config.addinivalue_line("markers", "damaged_home: leaves a log behind that is not sound, on purpose")
@@ -68,29 +62,13 @@ FIRST, LATE = "test_containers_podman.py", "test_containers_docker.py"
 """The files that start a container engine each; side by side they would have two cores for a dozen containers."""
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with one container engine, and have the other one when that is long over."""
     first = [item for item in items if item.path.name == FIRST]
     late = [item for item in items if item.path.name == LATE]
     others = [item for item in items if item.path.name not in (FIRST, LATE)]
     place = next((at for at, item in enumerate(others) if item.path.parent.name == "results"), len(others))
     items[:] = [*first, *others[:place], *late, *others[place:]]
-    if config.getoption("second_try"):
-        _refuse_second_try(config, items)
-
-
-SECOND_TRIES, UNSOUND = 3, "treadle/unsound"
-"""So many tests of a run may have a second try; where the cache of pytest keeps which one left an unsound log."""
-
-
-def _refuse_second_try(config: pytest.Config, items: list[pytest.Item]) -> None:
-    assert config.cache is not None
-    failed = config.cache.get("cache/lastfailed", {})
-    killed = [item.nodeid for item in items if item.nodeid in failed and item.get_closest_marker("crash")]
-    if len(failed) > SECOND_TRIES:
-        pytest.exit(f"no second try: {len(failed)} tests failed", returncode=1)
-    if fault := killed or config.cache.get(UNSOUND, []):
-        pytest.exit(f"no second try for what may have lost something: {', '.join(fault)}", returncode=1)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -129,6 +107,4 @@ def every_log_is_sound(request: pytest.FixtureRequest) -> Iterator[None]:
     homes = [path.parent for path in folder.rglob(_checker.DATABASE) if path.is_file() and path.stat().st_size]
     problems = [f"{home}: {line}" for home in homes if _checker.is_log(home) for line in _checker.check(home)]
     if problems:
-        assert request.config.cache is not None
-        request.config.cache.set(UNSOUND, [request.node.nodeid])
         pytest.fail("the test left a log that is not sound:\n" + "\n".join(problems[:30]), pytrace=False)

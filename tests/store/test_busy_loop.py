@@ -83,9 +83,9 @@ def test_only_a_loop_that_never_waits_or_computes_most_of_the_time_is_paused(
         def patience() -> float | None:
             nonlocal looks, clock
             looks, clock = looks + 1, clock + 1.0
-            if looks > 8:
+            if looks > 5:  # two when it is told to watch, and three looks
                 looked.set()
-            return 0.001 if looks <= 8 else None
+            return 0.001 if looks <= 5 else None
 
         watcher = courtesy.Courtesy(asyncio.get_running_loop(), patience)
         watcher.watch()
@@ -111,7 +111,7 @@ async def test_the_loop_is_looked_at_sooner_when_somebody_begins_to_wait() -> No
     watcher.watch()
     patience[0] = 0.001
     watcher.watch()
-    while len(looks) < 6:  # two of each look: is it still needed, and for how long may it take
+    while len(looks) < 4:  # two of them when it was told to watch
         await asyncio.sleep(0.001)
     patience[0] = None
     await asyncio.sleep(0.01)

@@ -79,7 +79,7 @@ class Courtesy:
             return
         if patience_s <= self._armed_s and self._is_busy():
             time.sleep(PAUSE_S)
-        self.watch()
+        self._arm(patience_s)
 
     def _is_busy(self) -> bool:
         if _waits() == self._waited:

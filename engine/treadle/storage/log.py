@@ -62,7 +62,7 @@ class Log:
         self._sealed: deque[Work] = deque()
         self._acks: deque[tuple[Waiter, BaseException | None]] = deque()
         self._acking = self._kicked = self._urgent = False
-        self._in_flight = self._hurries = 0
+        self._in_flight: list[Work] = []
         self._courtesy = Courtesy(loop, self._patience)
         self._lazy: asyncio.TimerHandle | None = None
         self._context = Context()  # even a timer called off keeps its context, and what that leads to, until its time
@@ -163,13 +163,12 @@ class Log:
         if self._lazy is not None:
             self._lazy.cancel()
             self._lazy = None
-            self._urgent |= self._in_flight > 0  # its timer is gone, so the batch leaves when the writer is back
+            self._urgent |= bool(self._in_flight)  # its timer is gone, so the batch leaves when the writer is back
         if not self._sealed and not self._in_flight:
             self._seal()
-        while self._sealed and self._in_flight < 2:
+        while self._sealed and len(self._in_flight) < 2:
             work = self._sealed.popleft()
-            self._in_flight += 1
-            self._hurries += self._is_waited_for(work)
+            self._in_flight.append(work)
             if self._closed:
                 closed = EngineClosed("the engine is closed", fix="open another one with `async with Engine(...)`")
                 self._loop.call_soon(self._on_commit, work, None, closed)
@@ -177,14 +176,16 @@ class Log:
                 self._writer.put(work)
                 self._courtesy.watch()
 
-    def _is_waited_for(self, work: Work) -> bool:
-        return self._strict or not isinstance(work, Batch) or work.sync
-
     def _patience(self) -> float | None:
+        """How long the loop may be in the way of the writer: not long, if somebody waits for it and nothing goes on."""
         if not self._in_flight:
             return None
-        is_hurried = (self._hurries or self._idle) and self._batch.count < FEW_EVENTS
-        return EVERY_S if is_hurried else RARELY_S
+        if self._batch.count >= FEW_EVENTS:
+            return RARELY_S
+        is_awaited = (
+            self._strict or self._idle or any(not isinstance(work, Batch) or work.sync for work in self._in_flight)
+        )
+        return EVERY_S if is_awaited else RARELY_S
 
     def _on_thread(self, work: Work, result: Any, error: BaseException | None) -> None:
         try:
@@ -195,8 +196,7 @@ class Log:
     # -- acknowledging --------------------------------------------------------------------
 
     def _on_commit(self, work: Work, result: Any, error: BaseException | None) -> None:
-        self._in_flight -= 1
-        self._hurries -= self._is_waited_for(work)
+        self._in_flight.remove(work)
         if isinstance(error, LogUnavailable):
             self._lost(error)
         if isinstance(work, Batch):
