@@ -695,7 +695,8 @@ class Restarts(OnEngine):
             assert done == "done"
             assert len(ids) == 1
             assert wait_for(lambda: not processes_in(ids[0]), 2.0)
-            assert wait_for(lambda: not containers(private.address), 10.0)
+            wait_for(lambda: not containers(private.address), 10.0)
+            assert containers(private.address) == []  # what is left is shown, with its state
 
 
 # -- the example ----------------------------------------------------------------------------
