@@ -25,6 +25,7 @@ REQUEST_S: Final = 60.0
 GONE_S: Final = 10.0
 """How long the engine may take to have removed a container."""
 _NO_ANSWER: Final = 900  # what aiodocker gives as status then
+_NOT_REACHED: Final = (errno.EACCES, errno.ENOENT, errno.ECONNREFUSED)
 _OVER_TCP: Final = ("tcp", "http", "https")
 _PODMAN: Final = ("/run/podman/podman.sock", "{runtime}/podman/podman.sock", "{runtime}/docker.sock")
 
@@ -68,6 +69,8 @@ class Daemon:
     def __init__(self, address: str | None) -> None:
         self._docker, self.address = _client(address)
         self.is_rootless = False
+        self.unsure: set[str] = set()
+        """Names and ids of containers that may be there still: it did not answer when they were made or removed."""
 
     def __repr__(self) -> str:
         return f"<Daemon {self.address}>"
@@ -86,7 +89,12 @@ class Daemon:
             ImageNotFound: its image is not there.
         """
         async with self._named("make a container", str(request["Image"])):
-            return (await self._docker.containers.create(request, name=name)).id
+            try:
+                return (await self._docker.containers.create(request, name=name)).id
+            except Exception as error:
+                if not _is_answer(error) and _errno(error) not in _NOT_REACHED:
+                    self.unsure.add(name)
+                raise
 
     async def start(self, container: str) -> None:
         """Start its first process."""
@@ -124,6 +132,7 @@ class Daemon:
                     return
                 # It removes itself at its end, so both may be at it; and podman needs a moment after an end.
                 if status not in (409, 500) or time.monotonic() > until:
+                    self.unsure.add(container)
                     raise self._error("remove a container", "", error) from error
                 await asyncio.sleep(0.05)
 
@@ -157,7 +166,7 @@ class Daemon:
                 fix=f"docker pull {image}, build it, or name another one; images are not pulled by themselves",
                 image=image,
             )
-        if status is None or status == _NO_ANSWER:
+        if not _is_answer(error):
             return _no_answer(self.address, error, text)
         return ExecutorUnavailable(
             f"the container engine at {self.address} cannot {doing}", why=text, fix=_fix_of(text)
@@ -200,11 +209,20 @@ def _other_socket() -> str | None:
     return None
 
 
-def _no_answer(address: str, error: Exception, text: str) -> ExecutorUnavailable:
+def _is_answer(error: Exception) -> bool:
+    return getattr(error, "status", None) not in (None, _NO_ANSWER)
+
+
+def _errno(error: Exception) -> int | None:
+    """What the system said of the connection, if it is that."""
     cause: BaseException | None = error
     while cause is not None and not (isinstance(cause, OSError) and cause.errno):
         cause = getattr(cause, "os_error", None) or cause.__cause__ or cause.__context__
-    number = cause.errno if isinstance(cause, OSError) else None
+    return cause.errno if isinstance(cause, OSError) else None
+
+
+def _no_answer(address: str, error: Exception, text: str) -> ExecutorUnavailable:
+    number = _errno(error)
     if number == errno.EACCES:
         why, fix = "this user may not talk to it", "join the group that may (docker), or run a rootless engine"
     elif number == errno.ENOENT:

@@ -17,12 +17,13 @@ Theory of operation
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -171,7 +172,8 @@ class ContainerExecutor:
         daemon = self._daemon = Daemon(self._host)
         try:
             await daemon.look()
-            await self._sweep(daemon)
+            _exchange.sweep()
+            await _sweep(daemon)
             self._exchanges = _exchange.Exchanges(_owners.me())
         except BaseException:
             self._daemon = None
@@ -204,6 +206,8 @@ class ContainerExecutor:
         try:
             while self._endings:
                 await asyncio.wait(list(self._endings))
+            if daemon.unsure:
+                await _tidy(daemon)
         finally:
             exchanges, self._exchanges = self._exchanges, None
             if exchanges is not None:
@@ -247,6 +251,8 @@ class ContainerExecutor:
         except BaseException:
             self._retire(box)
             raise
+        if daemon.unsure:
+            self._later(_tidy(daemon))
         return box
 
     async def _put_back(self, box: Box) -> None:
@@ -269,10 +275,14 @@ class ContainerExecutor:
         """
         self._idle.pop(box, None)
         is_quiet = asyncio.Event()
-        task = asyncio.get_running_loop().create_task(self._retired(box, grace_s, is_quiet))
+        self._later(self._retired(box, grace_s, is_quiet))
+        return is_quiet
+
+    def _later(self, ending: Coroutine[Any, Any, None]) -> None:
+        """Have something done that closing waits for."""
+        task = asyncio.get_running_loop().create_task(ending)
         self._endings.add(task)
         task.add_done_callback(self._endings.discard)
-        return is_quiet
 
     async def _retired(self, box: Box, grace_s: float | None, is_quiet: asyncio.Event) -> None:
         try:
@@ -287,16 +297,6 @@ class ContainerExecutor:
         finally:
             is_quiet.set()
 
-    async def _sweep(self, daemon: Daemon) -> None:
-        """Remove what processes that are no more have left; containers whose worker did not end, for example."""
-        _exchange.sweep()
-        for found in await daemon.list(LABEL):
-            if _owners.is_dead(str(found["Labels"].get(LABEL))):
-                try:
-                    await daemon.remove(str(found["Id"]))
-                except ExecutorUnavailable as error:
-                    logging.getLogger("treadle").warning("an old container was not removed: %s", error)
-
     # -- where a step finds itself --------------------------------------------------------
 
     def _code_now(self) -> _mounts.Code:
@@ -309,6 +309,26 @@ class ContainerExecutor:
 
     def _around(self, attempt: Attempt, box: Box, code: _mounts.Code) -> Surroundings:
         return [*code.path, *box.path, *code.site], self._place, attempt.main, logging.getLogger().level
+
+
+async def _sweep(daemon: Daemon) -> None:
+    """Remove what processes that are no more have left, and what was made or removed and not answered for."""
+    unsure = frozenset(daemon.unsure)
+    listed = await daemon.list(LABEL)
+    daemon.unsure -= unsure
+    for found in listed:
+        names = {str(name).lstrip("/") for name in found["Names"]}
+        if unsure.isdisjoint({found["Id"], *names}) and not _owners.is_dead(str(found["Labels"].get(LABEL))):
+            continue
+        try:
+            await daemon.remove(str(found["Id"]))
+        except ExecutorUnavailable as error:
+            logging.getLogger("treadle").warning("an old container was not removed: %s", error)
+
+
+async def _tidy(daemon: Daemon) -> None:
+    with contextlib.suppress(ExecutorUnavailable):  # what is left then is swept when the next engine opens
+        await _sweep(daemon)
 
 
 def _with_hint(outcome: Performed | Raised, code: _mounts.Code, closed: Sequence[str]) -> Performed | Raised:
