@@ -14,6 +14,7 @@ Theory of operation
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 import uuid
@@ -50,6 +51,7 @@ class Link:
 
     def __init__(self, client: Any, env: tuple[str, ...], grace_s: float, *, bridge: bool) -> None:
         self._client, self._grace_s, self._bridge = client, grace_s, bridge
+        self._senders = {client.scheduler_comm}
         self._tenancy = words.Tenancy(uuid.uuid4().hex, client.id, env, grace_s)
         self._errands: dict[str, Errand] = {}
         self._kept: dict[str, Any] = {}
@@ -83,7 +85,9 @@ class Link:
             pass  # what is left there ends by itself, when the connection does
         finally:
             self._kept.clear()
+            self._senders.add(client.scheduler_comm)  # another one if it has connected again
             await client.close(timeout=LAST_S)
+            await _stop(self._senders - {None})
             await self._proofs.remove()
 
     # -- an errand ------------------------------------------------------------------------
@@ -256,6 +260,18 @@ class Link:
             raise errand.lost(f"{type(error).__name__}: {error}") from error
         finally:
             calling.cancel()
+
+
+async def _stop(senders: set[Any]) -> None:
+    """End what sends to a scheduler; dask leaves it running if the other side was the first to hang up, and it does.
+
+    Its timers would end with the loop then, and now and then one of their futures complains that nobody looked at it.
+    """
+    for sender in senders:
+        sender.abort()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_S):
+                await sender.close()
 
 
 def _around() -> words.Around:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.util
 import os
 import signal
@@ -308,6 +309,23 @@ def test_the_time_of_a_step_counts_from_when_it_begins(tmp_path: Path, cluster: 
     done, ended = run(tmp_path / "home", DaskExecutor(cluster.address, grace=0.2), flow, late)
     assert done.value == 0.0
     assert type(ended.error) is StepTimeout
+
+
+def test_nothing_of_dask_goes_on_in_the_loop_of_an_engine_that_has_closed(tmp_path: Path, cluster: Cluster) -> None:
+    from distributed.batched import BatchedSend
+
+    @pipeline
+    async def flow() -> Any:
+        return await hostile_steps.fine.with_options(runtime="dask")(1)
+
+    async def main() -> list[Any]:
+        loop = asyncio.get_running_loop()
+        async with Engine(tmp_path / "home", executors={"dask": DaskExecutor(cluster.address)}) as engine:
+            assert (await engine.run(flow)).value == 2
+        senders = [found for found in gc.get_objects() if isinstance(found, BatchedSend)]
+        return [found for found in senders if found.loop.asyncio_loop is loop and not found.stopped.is_set()]
+
+    assert asyncio.run(main()) == []
 
 
 @pytest.mark.linux
