@@ -51,7 +51,7 @@ class Link:
 
     def __init__(self, client: Any, env: tuple[str, ...], grace_s: float, *, bridge: bool) -> None:
         self._client, self._grace_s, self._bridge = client, grace_s, bridge
-        self._senders = {client.scheduler_comm}
+        self._sender = client.scheduler_comm
         self._tenancy = words.Tenancy(uuid.uuid4().hex, client.id, env, grace_s)
         self._errands: dict[str, Errand] = {}
         self._kept: dict[str, Any] = {}
@@ -64,8 +64,9 @@ class Link:
 
     @property
     def is_up(self) -> bool:
-        """Whether the scheduler is there."""
-        return bool(self._client.status == "running")
+        """Whether the scheduler is there; not another one in its place, which dask connects to by itself and which has
+        never heard of what was asked for here."""
+        return self._client.status == "running" and self._client.scheduler_comm is self._sender
 
     async def close(self) -> None:
         """End what runs for this engine on the workers, and the connection."""
@@ -85,9 +86,10 @@ class Link:
             pass  # what is left there ends by itself, when the connection does
         finally:
             self._kept.clear()
-            self._senders.add(client.scheduler_comm)  # another one if it has connected again
-            await client.close(timeout=LAST_S)
-            await _stop(self._senders - {None})
+            senders = {self._sender, client.scheduler_comm} - {None}
+            with contextlib.suppress(OSError, TimeoutError):
+                await client.close(timeout=LAST_S)
+            await _stop(senders)
             await self._proofs.remove()
 
     # -- an errand ------------------------------------------------------------------------
@@ -120,7 +122,7 @@ class Link:
         """
         await self._arrival(errand)
         await self._begin(errand)
-        ended = await errand.ended
+        ended = await asyncio.shield(errand.ended)  # a cancelled attempt is waited for, too
         if ended.failed is not None:
             raise errand.why_not(ended.failed)
         if ended.outcome is None:
@@ -143,7 +145,8 @@ class Link:
             errand.watch.cancel()
         errand.lose("nobody waits for it")
         place, address, was_lost = errand.place, errand.address, errand.ended.exception() is not None
-        if errand.is_begun and not (was_lost or errand.is_called_off or place.cancelled()) and self.is_up:
+        is_there = address in self._threads and self.is_up  # it may be gone since it has performed the attempt
+        if errand.is_begun and is_there and not (was_lost or errand.is_called_off or place.cancelled()):
             if errand.attempt.group:
                 self._remember(errand.attempt.group, address)
             self._kept[address], place = place, self._kept.get(address)
@@ -168,8 +171,9 @@ class Link:
         done, _ = await asyncio.wait([errand.arrived], timeout=PATIENCE_S)
         if not done:
             errand.sink.say("warning", f"no worker of the dask cluster had a place in {PATIENCE_S:g} s", "log")
-        await errand.arrived
-        self._threads[errand.address] = errand.threads
+        await asyncio.shield(errand.arrived)
+        if not errand.ended.done():
+            self._threads[errand.address] = errand.threads
 
     async def _watch(self, errand: Errand) -> None:
         """Notice what ends a task of dask's without a word of the worker."""
@@ -179,6 +183,8 @@ class Link:
         except asyncio.CancelledError:  # as dask says that the task was, too
             if errand.place.status not in CANCELLED:
                 raise
+        if errand.is_called_off:
+            return  # its own doing; how it ended is said by its worker
         if errand.place.status in CANCELLED:
             errand.lose("the connection to the scheduler was lost")
         elif error is not None:

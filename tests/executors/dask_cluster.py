@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,6 +30,11 @@ class Cluster:
         """End all of it."""
         assert self._ask("stop") == "stopped"
 
+    def kill(self) -> None:
+        """End all of it at once, as a machine does that loses its power."""
+        os.killpg(self._host.pid, signal.SIGKILL)
+        self._host.wait()
+
     def _ask(self, what: str) -> str:
         assert self._host.stdin is not None
         self._host.stdin.write(f"{what}\n")
@@ -41,16 +47,17 @@ class Cluster:
 
 
 @contextmanager
-def cluster(workers: int = 2, *resources: str, **environment: str) -> Iterator[Cluster]:
+def cluster(workers: int = 2, *resources: str, port: int = 0, **environment: str) -> Iterator[Cluster]:
     """A cluster of so many workers with one thread each.
 
     Args:
         workers: how many.
         *resources: what each of them declares, as ``"GPU=1"``.
+        port: of the scheduler; 0 for any that is free.
         **environment: what else is in the environment of its processes.
     """
     path = os.pathsep.join([str(HERE), *sys.path])
-    command = [sys.executable, str(HERE / "dask_host.py"), str(workers), *resources]
+    command = [sys.executable, str(HERE / "dask_host.py"), str(workers), str(port), *resources]
     host = subprocess.Popen(
         command, env={**os.environ, "PYTHONPATH": path, **environment}, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,

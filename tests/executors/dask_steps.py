@@ -44,6 +44,20 @@ def waits(folder: str, name: str = "here") -> str:
     return mine.name
 
 
+@step(runtime="dask", cache=False, timeout=3.0, retry=1)
+def takes_leave(folder: str) -> tuple[int, bool]:
+    """Needs a while to end when it is asked to; says which attempt it is, and whether another one had ended before."""
+    attempt, left = current().attempt, Path(folder) / "left"
+    if attempt > 1:
+        return attempt, left.exists()
+    try:
+        time.sleep(FOREVER_S)
+    finally:
+        time.sleep(0.5)
+        print("the last word")
+        left.touch()
+
+
 @step(runtime="dask")
 def ones(count: int) -> Any:
     return np.ones(count)

@@ -234,6 +234,78 @@ def test_a_scheduler_that_ends_in_the_middle_fails_the_calls_and_does_not_hold_t
     asyncio.run(main())
 
 
+@pytest.mark.crash
+@pytest.mark.linux
+@pytest.mark.parametrize("waits", [True, False], ids=["after-dask", "before-dask"])
+def test_a_scheduler_that_was_killed_is_used_again_when_there_is_another_one(tmp_path: Path, waits: bool) -> None:
+    @pipeline
+    async def flow() -> float:
+        return await steps.sleeps.with_options(retry=1)(0.0)
+
+    async def main() -> None:
+        with dask_cluster.cluster(1) as first:
+            port = int(first.address.rpartition(":")[2])
+            executor = DaskExecutor(first.address)
+            async with asyncio.timeout(LIMIT_S), Engine(tmp_path / "home", executors={"dask": executor}) as engine:
+                assert (await engine.run(flow)).value == 0.0
+                client = executor._linking.result()._client  # type: ignore[union-attr]
+                sender = client.scheduler_comm
+                await asyncio.to_thread(first.kill)
+                with dask_cluster.cluster(1, port=port) as second:
+                    assert second.address == first.address
+                    if waits:  # it connects by itself, to one that has never heard of what was asked for
+                        await until(lambda: client.status == "running" and client.scheduler_comm is not sender)
+                    assert (await engine.run(flow)).value == 0.0
+                    assert (await engine.run(flow)).value == 0.0
+
+    asyncio.run(main())
+
+
+def test_an_attempt_that_has_timed_out_has_ended_before_the_next_one_begins(tmp_path: Path, cluster: Cluster) -> None:
+    @pipeline
+    async def flow() -> tuple[int, bool]:
+        return await steps.takes_leave(str(tmp_path))
+
+    async def main() -> None:
+        executors = {"dask": DaskExecutor(cluster.address, grace=20.0)}
+        async with asyncio.timeout(LIMIT_S), Engine(tmp_path / "home", executors=executors) as engine:
+            result = await engine.run(flow)
+            assert result.value == (2, True)
+            assert "the last word" in [line.message for line in await engine.logs(result.run_id)]
+
+    asyncio.run(main())
+
+
+@pytest.mark.linux
+def test_a_worker_that_goes_while_its_output_is_fetched_holds_no_place_on_another_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @pipeline(failure_mode="continue")
+    async def flow() -> Any:
+        large = steps.ones.submit(100_000)
+        await asyncio.wait([large])
+        return await steps.sleeps(0.0), large.exception()  # it may have been fetched in time, or not
+
+    async def main() -> None:
+        with dask_cluster.cluster(2) as own:
+            executor = DaskExecutor(own.address, bridge=True)
+            fetch = _dask_link.Link._fetch
+
+            async def fetch_late(link: _dask_link.Link, errand: Any, outcome: Any) -> None:
+                if errand.attempt.qualname == "ones":
+                    await link._client.retire_workers([errand.address])
+                    await until(lambda: errand.address not in link._threads)
+                await fetch(link, errand, outcome)
+
+            monkeypatch.setattr(_dask_link.Link, "_fetch", fetch_late)
+            async with asyncio.timeout(LIMIT_S), Engine(tmp_path / "home", executors={"dask": executor}) as engine:
+                slept, error = (await engine.run(flow)).value
+                assert slept == 0.0
+                assert error is None or type(error) is StepCrashed
+
+    asyncio.run(main())
+
+
 def test_a_cancelled_step_frees_its_worker_at_once(tmp_path: Path, gone: Callable[[set[int]], set[int]]) -> None:
     folder = tmp_path / "seen"
     folder.mkdir()
