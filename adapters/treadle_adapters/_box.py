@@ -24,6 +24,7 @@ from treadle_adapters import _contained as inside
 from treadle_adapters._control import Control
 from treadle_adapters._docker import Daemon
 from treadle_adapters._exchange import Exchange, remove
+from treadle_adapters._forks import kept_here
 from treadle_adapters._nursery import ENDED
 from treadle_adapters._peer import LAST_S, Surroundings, Worker
 from treadle_adapters._wire import HEAD, length_of
@@ -65,6 +66,7 @@ class Box:
         self._finding: asyncio.Task[None] | None = None
         self._starting: asyncio.Task[None] | None = None
         self._created = asyncio.Event()
+        self._work: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
 
     def __repr__(self) -> str:
@@ -115,7 +117,7 @@ class Box:
         try:
             await asyncio.wait((coming, ending), timeout=START_S, return_when=asyncio.FIRST_COMPLETED)
             if coming.done():
-                return coming.result()[0]
+                return kept_here(coming.result()[0])
             raise _no_start(ending.result() if ending.done() else None)
         finally:
             for task in (coming, ending):
@@ -155,7 +157,7 @@ class Box:
         """Have the worker perform an attempt; see ``treadle.contracts.Executor``."""
         assert self.worker is not None
         if _is_large(attempt):
-            await _in_thread(self.exchange.lend, attempt)
+            await self._in_thread(self.exchange.lend, attempt)
         # The container has the limit of memory; the worker, which would set one for itself, needs none.
         needs = msgspec.structs.replace(attempt.needs, memory=0) if attempt.needs.memory else Needs()
         sent = msgspec.structs.replace(
@@ -163,8 +165,24 @@ class Box:
         )
         outcome = await self.worker.begin(sent, sink, around)
         if isinstance(outcome, Performed) and any(output.payload.data is None for output in outcome.outputs):
-            await _in_thread(self.exchange.adopt, attempt, outcome.outputs)
+            await self._in_thread(self.exchange.adopt, attempt, outcome.outputs)
         return outcome
+
+    async def _in_thread(self, fn: Callable[..., None], *args: Any) -> None:
+        """Work on the files of the container; a cancellation goes through at once, and leaves the thread at it."""
+        work = self._work = self._loop.create_task(_in_thread(fn, *args), context=Context())
+        work.add_done_callback(self._has_worked)
+        await asyncio.wait([work])
+        work.result()
+
+    def _has_worked(self, work: asyncio.Task[None]) -> None:
+        if not work.cancelled():
+            work.exception()  # perhaps nobody asks for it any more
+        if self._work is work:
+            self._work = None
+
+    def _at_work(self) -> list[asyncio.Task[None]]:
+        return [] if self._work is None or self._work.done() else [self._work]
 
     # -- what the nursery says ------------------------------------------------------------
 
@@ -195,6 +213,12 @@ class Box:
 
     async def stop(self, grace_s: float) -> None:
         """Ask the step to end, have it ended after some time, and see to it that nothing of it runs any more."""
+        self.exchange.is_stopped = True
+        await self._stop_worker(grace_s)
+        if work := self._at_work():
+            await asyncio.wait(work, timeout=LAST_S)  # a disk may take longer, or for ever: see `go_on`
+
+    async def _stop_worker(self, grace_s: float) -> None:
         worker = self.worker
         if worker is None or worker.ended.done():
             return
@@ -212,10 +236,13 @@ class Box:
         worker, control = self.worker, self._control
         if worker is None or control is None or not worker.ended.done() or worker.fault or self._was_oom:
             return False
+        if self._at_work():
+            return False  # what it still writes would be under the next step's eyes
         try:
             self._fork(control)
         except ExecutorUnavailable:
             return False
+        self.exchange.is_stopped = False
         return True
 
     async def remove(self) -> None:
@@ -225,6 +252,7 @@ class Box:
         await asyncio.shield(self._gone)
 
     async def _remove(self) -> None:
+        self.exchange.is_stopped = True
         # The socket is what keeps the first process there; so this ends the container also without its engine.
         self._drop_control()
         if self._finding is not None:
@@ -243,6 +271,8 @@ class Box:
         self._drop_control()
         if self.worker is not None:
             self.worker.has_ended(-signal.SIGKILL)
+        if work := self._at_work():
+            await asyncio.wait(work)
         await _in_thread(remove, self.exchange.folder)
 
     def _drop_control(self) -> None:

@@ -5,16 +5,18 @@ which Python this is, whether what a worker needs can be imported, and which fol
 arguments, it may not read; everything else is the nursery's.
 
 Being process 1 it cannot be killed from inside, adopts and reaps what is left behind, and takes all of that with it
-when it ends: when its socket closes, because the engine has closed it or has died.
+when it ends: when its socket closes, because the engine has closed it or has died. There is one worker at a time, so
+when it has ended everything else here is what it has left, and is killed.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from typing import Final, NoReturn
 
-from treadle_adapters._nursery import Nursery
+from treadle_adapters._nursery import Nursery, kill
 from treadle_adapters._wire import HEAD
 
 ROOT: Final = "/treadle"
@@ -57,14 +59,23 @@ _contained.main(line)
 
 _COUNTERS: Final = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 _OOM_SCORE: Final = "500"
+_ALL_OTHERS: Final = -1
+"""All that process 1 may signal, which is all of its container, but for itself."""
 
 
 class ContainedNursery(Nursery):
     """A nursery that is process 1 of a container."""
 
+    workers_adopt = False  # nobody would wait there for what has ended, and it would count as a process for good
+
     def __init__(self, control: socket.socket) -> None:
         super().__init__(control, 0, None)  # 0 is the parent of process 1
         self._known = _oom_kills()
+
+    def _kill_adopted(self) -> None:
+        """Kill what a worker has left behind; while there is one, what its steps have left is only reaped."""
+        if not self._workers and os.getpid() == 1:
+            kill(_ALL_OTHERS, signal.SIGKILL)
 
     def _end_group(self, number: int) -> int:
         """How many processes the kernel has killed since the last worker ended, for want of memory of the container."""

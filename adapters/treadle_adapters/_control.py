@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from contextvars import Context
 
+from treadle_adapters._forks import kept_here
 from treadle_adapters._nursery import FORK, RECORD, SIGNAL
 from treadle_adapters._peer import Worker, received
 
@@ -32,7 +33,7 @@ class Control:
     """
 
     def __init__(self, connection: socket.socket, heard: Heard, lost: Callable[[], None]) -> None:
-        self._connection, self._heard, self._lost = connection, heard, lost
+        self._connection, self._heard, self._lost = kept_here(connection), heard, lost
         self._begun = bytearray()
         self._loop = asyncio.get_running_loop()
         connection.setblocking(False)

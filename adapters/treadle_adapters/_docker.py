@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 REQUEST_S: Final = 60.0
 GONE_S: Final = 10.0
-"""How long the engine may take to have removed a container."""
+"""How long the engine may take to have removed a container, from its first answer on."""
 _NO_ANSWER: Final = 900  # what aiodocker gives as status then
 _NOT_REACHED: Final = (errno.EACCES, errno.ENOENT, errno.ECONNREFUSED)
 _OVER_TCP: Final = ("tcp", "http", "https")
@@ -71,6 +71,8 @@ class Daemon:
         self.is_rootless = False
         self.unsure: set[str] = set()
         """Names and ids of containers that may be there still: it did not answer when they were made or removed."""
+        self.is_frozen = False
+        """Whether the last request to make or remove one was not answered in all the time that there was for it."""
 
     def __repr__(self) -> str:
         return f"<Daemon {self.address}>"
@@ -90,11 +92,13 @@ class Daemon:
         """
         async with self._named("make a container", str(request["Image"])):
             try:
-                return (await self._docker.containers.create(request, name=name)).id
+                made = await self._docker.containers.create(request, name=name)
             except Exception as error:
                 if not _is_answer(error) and _errno(error) not in _NOT_REACHED:
-                    self.unsure.add(name)
+                    self._not_answered(name, error)
                 raise
+            self.is_frozen = False
+            return made.id
 
     async def start(self, container: str) -> None:
         """Start its first process."""
@@ -122,19 +126,25 @@ class Daemon:
     async def remove(self, container: str) -> None:
         """Kill it if it lives, and see that nothing of it is left."""
         found = self._docker.containers.container(container)
-        until = time.monotonic() + GONE_S
+        until: float | None = None
         while True:
             try:
                 await found.delete(force=True, v=True)
             except Exception as error:
                 status = getattr(error, "status", None)
                 if status == 404:
+                    self.is_frozen = False
                     return
                 # It removes itself at its end, so both may be at it; and podman needs a moment after an end.
-                if status not in (409, 500) or time.monotonic() > until:
-                    self.unsure.add(container)
+                if status not in (409, 500) or (until is not None and time.monotonic() > until):
+                    self._not_answered(container, error)
                     raise self._error("remove a container", "", error) from error
+                until = until or time.monotonic() + GONE_S
                 await asyncio.sleep(0.05)
+
+    def _not_answered(self, container: str, error: Exception) -> None:
+        self.unsure.add(container)
+        self.is_frozen = isinstance(error, TimeoutError)
 
     async def list(self, label: str) -> list[dict[str, Any]]:
         """All containers with a label, also those that have ended."""

@@ -6,13 +6,15 @@ written without following any link.
     exchange/           private to the engine's user
         line/           seen by the container, read-only
             s           the socket, gone when the container has connected
-            in/         large inputs: linked if the container's user is this one, else copied
+            in/         large inputs: linked if the container's user is this one, else copied; whole, and never
+                        written to any more, since steps may have mapped them into their memory
         out/            the outbox: large outputs, written by the container
         nothing/        empty; lies over what the container is not to see
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -24,11 +26,14 @@ from typing import Final
 
 from treadle import worker
 from treadle.contracts import Attempt, Output, Payload
-from treadle.errors import WorkerProtocolError
+from treadle.errors import ExecutorUnavailable, WorkerProtocolError
 from treadle_adapters import _owners as owners
+from treadle_adapters._forks import kept_here
 
 PREFIX: Final = "treadle-boxes-"
-_OPEN_FOLDER: Final = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_DIRECTORY", 0)
+_OPEN_FILE: Final = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)
+_OPEN_FOLDER: Final = _OPEN_FILE | getattr(os, "O_DIRECTORY", 0)
+_PART_BYTES: Final = 1024 * 1024
 # Whatever ends this process closes the pipe; what containers still write at that moment is removed at the second go.
 _JANITOR: Final = 'read _; [ -e "$1" ] || exit 0; rm -rf -- "$1"; sleep 0.5; rm -rf -- "$1"'
 
@@ -45,19 +50,20 @@ class Exchanges:
         self._janitor = subprocess.Popen(
             ["/bin/sh", "-c", _JANITOR, "treadle", str(self.folder)],
             env={"PATH": os.defpath}, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            cwd="/", start_new_session=True,
+            cwd="/", start_new_session=True, bufsize=0,
         )  # fmt: skip
+        assert self._janitor.stdin is not None
+        self._alive = kept_here(self._janitor.stdin)
 
     def close(self) -> None:
         """Remove the folder."""
         remove(self.folder)
-        assert self._janitor.stdin is not None
-        self._janitor.stdin.close()
+        self._alive.close()
         self._janitor.wait()
 
 
 class Exchange:
-    """The folders of one container.
+    """The folders of one container; only one thread at a time may lend or adopt.
 
     Args:
         folder: where they are to be.
@@ -69,6 +75,8 @@ class Exchange:
         self.line, self.out, self.nothing = folder / "line", folder / "out", folder / "nothing"
         self._inbox = self.line / "in"
         self._lent: set[str] = set()
+        self.is_stopped = False
+        """Whether the thread that lends or adopts is to end early; set by another one."""
         folder.mkdir(0o700)
         for path, mode in (
             (self.line, 0o755), (self._inbox, 0o755), (self._inbox / "tmp", 0o755),
@@ -79,7 +87,7 @@ class Exchange:
 
     def listen(self) -> socket.socket:
         """The socket that the container's first process connects to."""
-        listener = socket.socket(socket.AF_UNIX)
+        listener = kept_here(socket.socket(socket.AF_UNIX))
         folder = os.open(self.line, _OPEN_FOLDER)
         try:
             # Temporary folders may have longer names than the address of a socket can.
@@ -101,29 +109,46 @@ class Exchange:
     # -- inputs ---------------------------------------------------------------------------
 
     def lend(self, attempt: Attempt) -> None:
-        """Have the large inputs of an attempt in the inbox, and nothing else."""
-        wanted = {item.location: item for item in attempt.payloads() if item.data is None}
-        for location in self._lent - wanted.keys():
+        """Have the large inputs of an attempt in the inbox, and nothing else.
+
+        Raises:
+            ExecutorUnavailable: it was stopped.
+        """
+        wanted = {item.location for item in attempt.payloads() if item.data is None}
+        for location in self._lent - wanted:
             (self._inbox / location).unlink(missing_ok=True)
-        for location in wanted.keys() - self._lent:
+            self._lent.discard(location)
+        for location in wanted - self._lent:
+            self._check_going_on()
             target = self._inbox / location
             target.parent.mkdir(mode=0o755, exist_ok=True)
             target.parent.chmod(0o755)
-            self._place(Path(attempt.store) / location, target)
-        self._lent = set(wanted)
+            with contextlib.suppress(FileNotFoundError):  # the worker will say that it is missing
+                self._place(Path(attempt.store) / location, target)
+                self._lent.add(location)
 
     def _place(self, source: Path, target: Path) -> None:
-        if self._is_own_user:
-            try:
-                os.link(source, target, follow_symlinks=False)
-                return
-            except OSError:
-                pass  # another file system
+        coming = self._inbox / "tmp" / target.name
         try:
-            shutil.copyfile(source, target, follow_symlinks=False)
-            target.chmod(0o444)
-        except FileNotFoundError:
-            return  # the worker will say that it is missing
+            if not self._is_own_user or not _is_linked(source, coming):
+                self._copy(source, coming)
+            os.replace(coming, target)
+        finally:
+            coming.unlink(missing_ok=True)  # also where both are one file: then nothing was replaced
+
+    def _copy(self, source: Path, coming: Path) -> None:
+        part = memoryview(bytearray(_PART_BYTES))
+        with open(os.open(source, _OPEN_FILE), "rb", buffering=0) as given, coming.open("xb", buffering=0) as taken:
+            while count := given.readinto(part):
+                self._check_going_on()
+                done = 0
+                while done < count:
+                    done += taken.write(part[done:count]) or 0
+            os.fchmod(taken.fileno(), 0o444)
+
+    def _check_going_on(self) -> None:
+        if self.is_stopped:
+            raise ExecutorUnavailable("the container of the step is being ended")
 
     # -- outputs --------------------------------------------------------------------------
 
@@ -132,9 +157,11 @@ class Exchange:
 
         Raises:
             WorkerProtocolError: what an output names is not a file of its own in the outbox, or not what it says.
+            ExecutorUnavailable: it was stopped.
         """
         for output in outputs:
             if output.payload.data is None:
+                self._check_going_on()
                 self._adopt(attempt, output.payload)
 
     def _adopt(self, attempt: Attempt, payload: Payload) -> None:
@@ -157,6 +184,14 @@ class Exchange:
             raise _outside(payload, "there is no such file") from error
         finally:
             os.close(shard)
+
+
+def _is_linked(source: Path, target: Path) -> bool:
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        return False  # another file system
+    return True
 
 
 def _outside(payload: Payload, why: str) -> WorkerProtocolError:

@@ -47,6 +47,9 @@ _REMOVING_MS = 20
 class Nursery:
     """Starts and ends workers for one engine."""
 
+    workers_adopt = True
+    """Whether what a step leaves behind stays below its worker, so that it is known whose it is."""
+
     def __init__(self, control: socket.socket, engine: int, tree: Tree | None) -> None:
         self._control, self._engine, self._tree = control, engine, tree
         self._leaving: list[Group] = []
@@ -169,9 +172,11 @@ class Nursery:
 
     def _kill_adopted(self) -> None:
         """Kill what workers have left behind: it is our child now."""
-        for pid in _children_of(os.getpid()):
+        from treadle_adapters._children import children_of  # late: this file is a program, and has no path at first
+
+        for pid in children_of(os.getpid()):
             if pid not in self._workers:
-                _kill(pid, signal.SIGKILL)
+                kill(pid, signal.SIGKILL)
 
     def _end_all(self) -> None:
         signal.set_wakeup_fd(-1)
@@ -204,7 +209,7 @@ class Nursery:
             nursery = os.getppid()
             os.setsid()
             self._prctl(_PDEATHSIG, int(signal.SIGKILL))
-            self._prctl(_SUBREAPER, 1)
+            self._prctl(_SUBREAPER, int(self.workers_adopt))
             if os.getppid() != nursery:
                 os._exit(code)
             signal.set_wakeup_fd(-1)
@@ -278,33 +283,15 @@ def _pidfd(pid: int) -> int:
         return -1
 
 
-def _children_of(parent: int) -> list[int]:
-    found: list[int] = []
-    try:
-        entries = os.listdir("/proc")
-    except OSError:
-        return found
-    for entry in entries:
-        if entry.isdecimal():
-            try:
-                with open(f"/proc/{entry}/stat", "rb") as file:
-                    # The second field is the program's name in brackets, and may hold anything.
-                    fields = file.read().rpartition(b")")[2].split()
-            except OSError:
-                continue
-            if int(fields[1]) == parent and fields[0] != b"Z":
-                found.append(int(entry))
-    return found
-
-
 def _kill_group(pid: int, number: int) -> None:
     try:
         os.killpg(pid, number)
     except (ProcessLookupError, PermissionError):
-        _kill(pid, number)  # it has not made a group of its own yet
+        kill(pid, number)  # it has not made a group of its own yet
 
 
-def _kill(pid: int, number: int) -> None:
+def kill(pid: int, number: int) -> None:
+    """Signal a process, if it is there and may be."""
     try:
         os.kill(pid, number)
     except (ProcessLookupError, PermissionError):
@@ -320,13 +307,16 @@ def main() -> None:
     sys.argv = [""]
     os.chdir("/")
     import gc
+    import warnings
 
-    from treadle import worker
-    from treadle_adapters import _groups, _worker
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what the user makes errors is meant for code of the user's
+        from treadle import worker
+        from treadle_adapters import _groups, _worker
 
+        worker.preload()
     _groups.is_swept()  # what has to be waited for is left to the next one
     tree = _groups.Tree.planted()
-    worker.preload()
     gc.collect()
     gc.freeze()
     del _worker

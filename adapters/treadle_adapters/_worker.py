@@ -22,12 +22,16 @@ from typing import TYPE_CHECKING, NoReturn
 from treadle.contracts import Needs, Performed, Raised
 from treadle.worker import Worker
 from treadle_adapters import _wire as wire
+from treadle_adapters._children import children_of
 
 if TYPE_CHECKING:
     from treadle_adapters._groups import Group
 
 MESSAGE_CHARS = 64 * 1024
 READ_BYTES = 64 * 1024
+MOST_ZOMBIES = 64
+LOOK_EACH = 16
+"""After so many attempts there is a look at what has ended, which takes milliseconds if anything has."""
 KEEP_S = 10.0
 """So long values of an execution group stay in memory, waiting for its next step."""
 
@@ -125,10 +129,26 @@ def serve(connection: socket.socket, group: Group | None = None) -> None:
         _flush()
         if _is_stopped:
             return
-        line.send(wire.Answered(message.number, outcome, worker.is_spent))
+        is_spent = worker.is_spent or (message.number % LOOK_EACH == 0 and _has_too_many_zombies())
+        line.send(wire.Answered(message.number, outcome, is_spent))
         del message, outcome  # a worker that waits keeps no values, but for a group, and for a while
         if worker.keeps_any and line.is_quiet(KEEP_S):
             worker.forget()
+
+
+def _has_too_many_zombies() -> bool:
+    """Whether many processes have ended here for which nobody waits: their ids are free again when this one has ended.
+
+    They are not waited for: which of them are left over, and which somebody here will ask for, is not known.
+    """
+    if sys.platform != "linux":  # elsewhere nothing is left to a worker
+        return False
+    try:
+        if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return False
+    except ChildProcessError:
+        return False
+    return len(children_of(os.getpid(), ended=True)) > MOST_ZOMBIES
 
 
 def _end_copy(outcome: Performed | Raised) -> NoReturn:

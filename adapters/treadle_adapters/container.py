@@ -206,7 +206,7 @@ class ContainerExecutor:
         try:
             while self._endings:
                 await asyncio.wait(list(self._endings))
-            if daemon.unsure:
+            if daemon.unsure and not daemon.is_frozen:  # else it would be waited for once more, and most likely in vain
                 await _tidy(daemon)
         finally:
             exchanges, self._exchanges = self._exchanges, None
@@ -233,9 +233,12 @@ class ContainerExecutor:
         return await self._start(attempt, code)
 
     def _found(self, attempt: Attempt, kind: tuple[Any, ...]) -> Box | None:
-        found = [box for box in self._idle if box.kind == kind]
-        groups = [box for box in found if attempt.group and box.worker and box.worker.group == attempt.group]
-        return next(iter(groups or ([] if self._is_fresh else found)), None)
+        groups = {box: box.worker.group if box.worker else "" for box in self._idle if box.kind == kind}
+        own = [box for box in groups if attempt.group and groups[box] == attempt.group]
+        if self._is_fresh:
+            return next(iter(own), None)
+        free = [box for box in groups if not groups[box]]  # those of other groups come last
+        return next(iter(own or free or groups), None)
 
     async def _start(self, attempt: Attempt, code: _mounts.Code) -> Box:
         daemon, exchanges = self._daemon, self._exchanges

@@ -29,6 +29,7 @@ from treadle.errors import ExecutorUnavailable
 from treadle_adapters import _groups
 from treadle_adapters._checks import are_names, checks, cores, is_count, is_flag, is_time
 from treadle_adapters._control import Control
+from treadle_adapters._interpreter import options
 from treadle_adapters._nursery import ENDED, READY, STARTED, introduction
 from treadle_adapters._peer import LAST_S, Surroundings, Worker, import_path, surroundings
 
@@ -271,12 +272,11 @@ class ProcessExecutor:
             )
         self._is_ready = self._loop.create_future()
         program = str(Path(__file__).with_name("_nursery.py"))
-        flags = ["-B"] if sys.dont_write_bytecode else []
         with ExitStack() as ends:
             try:
                 ours, theirs = map(ends.enter_context, socket.socketpair())
                 self._nursery = subprocess.Popen(
-                    [sys.executable, "-P", *flags, program, str(theirs.fileno()), str(os.getpid())],
+                    [sys.executable, "-P", *options(), program, str(theirs.fileno()), str(os.getpid())],
                     env=self._environment(), pass_fds=(theirs.fileno(),), start_new_session=True,
                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                 )  # fmt: skip

@@ -124,8 +124,8 @@ def check_flag(value: object, option: str) -> None:
 
 def check_place(value: object, option: str, wanted: str) -> None:
     """Refuse what is no path, and an empty one."""
-    is_path = isinstance(value, (str, bytes)) or hasattr(value, "__fspath__")
-    check(value is None or (is_path and value not in ("", b"")), option, value, wanted)
+    is_path = bool(value) if isinstance(value, (str, bytes)) else hasattr(value, "__fspath__")
+    check(value is None or is_path, option, value, wanted)
 
 
 def check(ok: bool, option: str, value: object, wanted: str) -> None:

@@ -188,7 +188,8 @@ class Attempt(msgspec.Struct, frozen=True, array_like=True):
         run_id, call, step, attempt: whose it is; ``attempt`` counts from 1.
         token: the call's idempotency token (``treadle.current().token``).
         module, qualname: the step's import path; ``module`` is ``"__main__"`` for a step of the program itself.
-        main: the program, the path of its file or ``"-m name"``; for ``__main__`` only, else ``""``.
+        main: the program, the path of its file (which may lie in a zip file) or ``"-m name"``; for ``__main__`` only,
+            else ``""``.
         code: the fingerprint of the step's code; a worker that has imported other code is of no use.
         args, kwargs: the inputs. ``labels`` has the parameters of ``args``, then of ``kwargs``; ``linked`` those whose
             value came from another call.

@@ -257,7 +257,13 @@ class Worker:
         else:
             module.__file__ = main
             sys.path[:0] = [folder] if (folder := str(Path(main).parent)) not in sys.path else []
-            code = compile(Path(main).read_bytes(), main, "exec", dont_inherit=True)
+            if Path(folder).is_file():
+                import zipimport
+
+                module.__loader__ = loader = zipimport.zipimporter(folder)  # tracebacks read the source through it
+                code = loader.get_code("__main__")
+            else:
+                code = compile(Path(main).read_bytes(), main, "exec", dont_inherit=True)
             exec(code, module.__dict__)
         _rename(module.__dict__, set())
         module.__name__ = "__main__"

@@ -153,6 +153,11 @@ def total(data: Any) -> int:
 
 
 @step(runtime="container", cache=False)
+def both(one: bytes, other: bytes) -> tuple[int, int]:
+    return sum(one), sum(other)
+
+
+@step(runtime="container", cache=False)
 def array(count: int) -> Any:
     import numpy as np
 

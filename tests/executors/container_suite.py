@@ -17,7 +17,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,11 +28,12 @@ from urllib.parse import quote
 import container_host
 import container_steps as steps
 import hostile_steps as hostile
+import leftover_steps as leftovers
 import pytest
 from container_host import processes_about
 
 from treadle import Engine, RunResult, pipeline
-from treadle.contracts import Executor
+from treadle.contracts import Attempt, Executor
 from treadle.errors import (
     DecodeError,
     EncodeError,
@@ -42,6 +45,7 @@ from treadle.errors import (
     WorkerProtocolError,
 )
 from treadle.testing.conformance import ExecutorSuite
+from treadle_adapters._exchange import Exchange
 from treadle_adapters.container import LABEL, ContainerExecutor
 
 LIMIT_S = 90.0
@@ -475,6 +479,87 @@ class Reuse(OnEngine):
         assert first == second
         assert len({first, alone, other}) == 3
 
+    def test_other_calls_leave_the_container_of_a_group_alone_if_they_can(self) -> None:
+        @pipeline
+        async def flow() -> Any:
+            await steps.where_of_group()
+            _, first = await asyncio.gather(steps.where_of_group(), steps.where(1))
+            return first, await steps.where(2)
+
+        async def scene(engine: Engine) -> Any:
+            return (await engine.run(flow)).value
+
+        first, second = self.play(scene)
+        assert first == second
+
+    def test_nothing_of_a_cancelled_call_is_written_when_the_next_has_its_container(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        watch = Lending(monkeypatch)
+        late = threading.Event()  # what the second one has begun is over when all others are
+        holds = {
+            "stopped": lambda exchange: wait_for(lambda: getattr(exchange, "is_stopped", False), 5.0),
+            "stuck": lambda _: late.wait(LIMIT_S),
+        }
+
+        @pipeline(failure_mode="continue")
+        async def flow() -> Any:
+            found: list[Any] = []
+            for hold in holds.values():
+                watch.hold(hold)
+                first = steps.both.submit(b"a" * steps.LARGE, b"b" * steps.LARGE)
+                assert await asyncio.to_thread(watch.is_held.wait, LIMIT_S)
+                first.cancel()
+                await asyncio.wait([first])
+                found.append((first.cancelled(), await steps.both(b"\1" * steps.LARGE, b"\2" * steps.LARGE)))
+            late.set()
+            return found
+
+        async def scene(engine: Engine) -> Any:
+            return (await engine.run(flow)).value
+
+        try:
+            found = self.play(scene, executors={"container": self.executor(workers=1)})
+        finally:
+            late.set()
+        assert found == [(True, (steps.LARGE, 2 * steps.LARGE))] * 2
+        assert not watch.overlaps
+        assert [len(placed) for placed in watch.placed] == [1, 2, 1, 2]
+
+    def test_what_steps_leave_behind_is_waited_for_and_ends_with_their_worker(self) -> None:
+        found: list[Any] = []
+
+        @pipeline(failure_mode="continue")
+        async def flow() -> None:
+            daemon, _ = await leftovers.leaves_in_its_container(0, True)
+            found.extend([await leftovers.leaves_in_its_container(20, False) for _ in range(4)])
+            found.append(await leftovers.is_there(daemon))
+            crashed = leftovers.crashes.submit()
+            await asyncio.wait([crashed])
+            found.append(await leftovers.is_gone(daemon))
+
+        async def scene(engine: Engine) -> Any:
+            return (await engine.run(flow)).error
+
+        error = self.play(scene, executors={"container": self.executor(workers=1, pids=64)})
+        assert type(error) is StepCrashed
+        assert found == [(0, 0)] * 4 + [True, True]
+
+    @pytest.mark.parametrize("is_zip", [False, True])
+    def test_the_steps_of_a_program_that_is_a_folder_or_a_zip_file_are_found_in_it(self, is_zip: bool) -> None:
+        app = self.folder / "app"
+        app.mkdir()
+        (app / "__main__.py").write_text(APP)
+        (app / "beside.py").write_text("def told(number): return number + 1\n")
+        app.chmod(0o755)
+        if is_zip:
+            app = Path(shutil.make_archive(str(app), "zip", app))
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, str(app), self.address, container_host.IMAGE, str(self.folder / "home")]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT_S, cwd="/")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == "42\n"
+
     def test_a_pickle_is_decoded_if_workers_are_trusted(self) -> None:
         @pipeline
         async def flow() -> Any:
@@ -485,6 +570,76 @@ class Reuse(OnEngine):
 
         (value,) = self.play(scene, trust_workers=True)
         assert type(value) is steps.Unknown
+
+
+APP = """
+import asyncio, sys
+from beside import told
+from treadle import Engine, pipeline, step
+from treadle_adapters.container import ContainerExecutor
+
+@step(runtime="container", cache=False)
+def answer(number):
+    return told(number)
+
+@pipeline
+async def flow():
+    return await answer(41)
+
+async def main(address, image, home):
+    executor = ContainerExecutor(image, docker_host=address, workers=1, code=(sys.path[0],))
+    async with Engine(home, executors={"container": executor}) as engine:
+        print((await engine.run(flow)).value)
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+class Lending:
+    """Looks at how files come into containers, and holds it up."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.is_held = threading.Event()
+        self.overlaps: list[Exchange] = []
+        """Where two threads were at the files of one container."""
+        self.placed: list[list[str]] = []
+        """What each call of ``lend`` has placed."""
+        self._hold: Callable[[Exchange], object] | None = None
+        self._busy: Counter[Exchange] = Counter()
+        self._here = threading.local()
+        monkeypatch.setattr(Exchange, "lend", self._watched(Exchange.lend))
+        monkeypatch.setattr(Exchange, "_place", self._held(Exchange._place))
+
+    def hold(self, hold: Callable[[Exchange], object]) -> None:
+        """Have the next file wait."""
+        self.is_held.clear()
+        self._hold = hold
+
+    def _watched(self, lend: Callable[..., None]) -> Callable[..., None]:
+        def watched(exchange: Exchange, attempt: Attempt) -> None:
+            self._busy[exchange] += 1
+            if self._busy[exchange] > 1:
+                self.overlaps.append(exchange)
+            self._here.placed = []
+            self.placed.append(self._here.placed)
+            try:
+                lend(exchange, attempt)
+            finally:
+                self._busy[exchange] -= 1
+
+        return watched
+
+    def _held(self, place: Callable[..., None]) -> Callable[..., None]:
+        def held(exchange: Exchange, source: Path, target: Path) -> None:
+            hold, self._hold = self._hold, None
+            if hold is not None:
+                self.is_held.set()
+                hold(exchange)
+            self._here.placed.append(target.name)
+            place(exchange, source, target)
+
+        return held
 
 
 # -- what can be wrong ----------------------------------------------------------------------
@@ -672,6 +827,61 @@ class Orphans(OnEngine):
         self.nothing_is_left(2.0)
 
 
+FORKING = """
+import asyncio, multiprocessing, sys, tempfile, time
+from treadle import Engine
+from treadle_adapters.container import ContainerExecutor
+import container_host, container_steps as steps
+
+tempfile.gettempdir()
+
+async def main(address, folder):
+    executor = ContainerExecutor(container_host.IMAGE, docker_host=address, workers=1, mounts=(f"{folder}:rw",))
+    async with Engine(f"{folder}/home", executors={"container": executor}) as engine:
+        running = asyncio.create_task(engine.run(steps.many_that_wait, folder, 1))
+        forked = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+        while not executor._boxes:
+            await asyncio.sleep(0)
+        if sys.argv[3] == "warm":
+            while not any(box.is_alive for box in executor._boxes):
+                await asyncio.sleep(0.01)
+        forked.start()
+        print(forked.pid, flush=True)
+        await running
+
+asyncio.run(main(sys.argv[1], sys.argv[2]))
+"""
+
+
+class Forks(OnEngine):
+    """The process of the engine is killed, and has a child by fork, which lives: it keeps nothing else alive."""
+
+    @pytest.mark.parametrize("when", ["starting", "warm"])
+    def test_no_container_outlives_its_engine_for_a_child_that_was_forked(self, when: str) -> None:
+        environment = {
+            **os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]), "TMPDIR": tempfile.gettempdir(),
+        }  # fmt: skip
+        command = [sys.executable, "-W", "ignore", "-c", FORKING, self.address, str(self.folder), when]
+        child = 0
+        try:
+            with subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+            ) as process:
+                assert process.stdout is not None
+                child = int(process.stdout.readline())
+                assert wait_for(lambda: list(self.folder.glob("parent-*")))
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                assert wait_for(lambda: not containers(self.address))
+                assert wait_for(lambda: not list(Path(tempfile.gettempdir()).iterdir()))
+                assert Path(f"/proc/{child}").exists()
+                os.kill(child, signal.SIGKILL)
+                child = 0
+        finally:
+            if child:
+                os.kill(child, signal.SIGKILL)
+
+
 class Restarts(OnEngine):
     """The container engine itself dies, and comes back."""
 
@@ -837,7 +1047,7 @@ class Examples(OnEngine):
 # -- all of it ------------------------------------------------------------------------------
 
 CLASSES: tuple[type[Any], ...] = (
-    Conformance, Hostile, Confinement, Reuse, Troubles, Orphans, Examples, Restarts, BadLines,
+    Conformance, Hostile, Confinement, Reuse, Troubles, Orphans, Forks, Examples, Restarts, BadLines,
 )  # fmt: skip
 
 
@@ -848,7 +1058,8 @@ def of(kind: str) -> dict[str, Any]:
     """
     made: dict[str, Any] = {}
     for tests in CLASSES:
-        if tests is not Examples or kind == "docker":  # it is about libraries and the cache, and takes long
+        # The one is about libraries and the cache, and takes long; the other about this side only.
+        if tests not in (Examples, Forks) or kind == "docker":
             made[f"Test{tests.__name__}"] = type(f"Test{tests.__name__}", (tests,), {"kind": kind})
     mark = pytest.mark
     return {**made, "pytestmark": [mark.slow, mark.container, mark.linux, mark.usefixtures(kind)]}

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
+from documented import CommandExecutor
 
 from treadle.contracts import Executor
 from treadle.testing.conformance import ExecutorSuite
@@ -42,14 +41,7 @@ class OfTheDocuments(ExecutorSuite):
     trusted = True
 
     def executors(self) -> Mapping[str, Executor]:
-        path = Path(__file__).parents[2] / "docs" / "examples" / "command_executor.py"
-        spec = importlib.util.spec_from_file_location("command_executor", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        made: Executor = module.CommandExecutor(trusted=self.trusted)
-        return {"command": made}
+        return {"command": CommandExecutor(trusted=self.trusted)}
 
 
 @pytest.mark.slow

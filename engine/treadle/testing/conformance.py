@@ -24,6 +24,7 @@ from treadle.contracts import Executor
 from treadle.errors import RunCancelled, StepCrashed, StepNotImportable, StepTimeout
 from treadle.storage import codecs
 from treadle.testing import zoo
+from treadle.testing.watching import Watch, comes_about, descendants, is_held
 
 VALUES: list[Any] = [
     None, True, 0, -(2**70), 1.5, float("inf"), 2j, "", "ä\0", b"\xff", [1, (2, {3})], {"a": {1: [None]}},
@@ -32,6 +33,10 @@ VALUES: list[Any] = [
     Path("a/b"), zoo.Point(1, ("x",)), [zoo.Point(2)], range(3), Ellipsis,
 ]  # fmt: skip
 LIMIT_S = 60.0
+SOON_S = 10.0
+"""How long an executor may take to end an attempt, to hand on what a step says, to begin what it has a slot for."""
+BLOCKED_S = 10.0
+"""How long the event loop may stand still."""
 
 Scene = Callable[[Engine], Awaitable[Any]]
 
@@ -58,13 +63,40 @@ class ExecutorSuite:
         return zoo.of(name, self.runtime, is_async=self.is_async)
 
     def play(self, home: Path, scene: Scene, **options: Any) -> Any:
-        """Run a scene on an engine of its own."""
+        """Run a scene on an engine of its own; bodies that hang end when there is a file ``stop`` beside its home."""
+        watch = Watch(BLOCKED_S, (home.parent / "stop").touch)
 
         async def main() -> Any:
-            async with asyncio.timeout(LIMIT_S), Engine(home, executors=self.executors(), **options) as engine:
-                return await scene(engine)
+            turning = asyncio.create_task(watch.turn())
+            try:
+                async with asyncio.timeout(LIMIT_S), Engine(home, executors=self.executors(), **options) as engine:
+                    return await scene(engine)
+            finally:
+                turning.cancel()
+                watch.stop()
 
-        return asyncio.run(main())
+        try:
+            outcome = asyncio.run(main())
+        except BaseException as error:
+            self.blames(watch, error)
+            raise
+        self.blames(watch)
+        return outcome
+
+    def blames(self, watch: Watch, error: BaseException | None = None) -> None:
+        """Raise if the event loop stood still; whatever else has gone wrong then comes from that."""
+        watch.stop()
+        if watch.was_blocked:
+            raise AssertionError(
+                f"executor {self.runtime!r} has blocked the event loop for more than {BLOCKED_S:g} s, so that no"
+                " time-out and no cancellation came about: wait with `await`, or in a thread (asyncio.to_thread)"
+            ) from error
+
+    async def ends(self, folder: Path) -> None:
+        """See that no body that hung goes on, in another process, though nobody has let it end."""
+        if self.is_isolated:
+            ended = await comes_about(lambda: not is_held(folder / "alive"), SOON_S)
+            assert ended, f"executor {self.runtime!r} has given up an attempt whose body goes on {SOON_S:g} s later"
 
     # -- values and types -----------------------------------------------------------------
 
@@ -167,7 +199,7 @@ class ExecutorSuite:
     # -- what a step says -----------------------------------------------------------------
 
     def test_what_a_step_says_is_in_the_log_of_its_call(self, tmp_path: Path) -> None:
-        """Logging, metadata, progress; and its token is the call's."""
+        """Logging, metadata, progress, of other processes both streams; and its token is the call's."""
         talk = self.step("talk")
 
         @pipeline
@@ -181,10 +213,70 @@ class ExecutorSuite:
                 name = f"{talk.name}[{index}]"
                 said = [(line.level, line.message, line.stream) for line in await engine.logs(result.run_id, name)]
                 assert ("warning", f"logged {word}", "log") in said
+                for stream, text in (("stdout", f"printed {word}"), ("stderr", f"complained {word}")):
+                    times = [line[1:] for line in said].count((text, stream))
+                    assert not self.is_isolated or times == 1, f"{text!r} is in the log {times} times as {stream}"
                 assert result.step_results[name].metadata == {"word": word, "attempt": 1}
             assert len(set(result.value)) == 2
             kinds = [type(event).__name__ async for event in engine.events(result.run_id)]
             assert kinds.count("Progressed") == 2
+
+        self.play(tmp_path / "home", scene)
+
+    def test_what_a_step_says_is_in_the_log_while_it_runs(self, tmp_path: Path) -> None:
+        """As it happens, and not when the step has ended."""
+        hang = self.step("hang")
+        wanted = {("logged early", "log")}
+        if self.is_isolated:
+            wanted |= {("printed early", "stdout"), ("complained early", "stderr")}
+
+        @pipeline
+        async def flow() -> None:
+            await hang(str(tmp_path))
+
+        async def scene(engine: Engine) -> None:
+            handle = await engine.start(flow)
+            assert await comes_about((tmp_path / "hanging").exists, LIMIT_S)
+            said: set[tuple[str, str]] = set()
+            until = time.monotonic() + SOON_S
+            try:
+                while not wanted <= said:
+                    late = f"not in the log {SOON_S:g} s later, while the step runs: {sorted(wanted - said)}"
+                    assert time.monotonic() < until, late
+                    await asyncio.sleep(zoo.POLL_S)
+                    said = {(line.message, line.stream) for line in await engine.logs(handle.id, hang.name)}
+            finally:
+                (tmp_path / "stop").touch()
+            await handle
+
+        self.play(tmp_path / "home", scene)
+
+    # -- slots ----------------------------------------------------------------------------
+
+    def test_attempts_run_side_by_side_where_there_are_slots(self, tmp_path: Path) -> None:
+        """Two at least, if ``slots`` says so; one with ``queues`` may have them wait."""
+        executor = self.executors().get(self.runtime)
+        if executor is not None and (executor.slots == 1 or getattr(executor, "queues", False)):
+            return
+        hang = self.step("hang")
+
+        @pipeline
+        async def flow() -> None:
+            await hang.map([str(tmp_path)] * 2)
+
+        def have_both_begun() -> bool:
+            begun = tmp_path / "hanging"
+            return begun.exists() and begun.stat().st_size == 2
+
+        async def scene(engine: Engine) -> None:
+            handle = await engine.start(flow)
+            try:
+                both = await comes_about(have_both_begun, SOON_S)
+            finally:
+                (tmp_path / "stop").touch()
+            await handle
+            slots = "as many as there are" if executor is None else executor.slots
+            assert both, f"executor {self.runtime!r} has {slots} slots, and a second attempt waits for the first one"
 
         self.play(tmp_path / "home", scene)
 
@@ -205,10 +297,12 @@ class ExecutorSuite:
             begun = time.monotonic()
             try:
                 result = await engine.run(flow)
+                took_s = time.monotonic() - begun
+                assert result.value == "after"
+                await self.ends(tmp_path)
             finally:
                 (tmp_path / "stop").touch()
-            assert result.value == "after"
-            assert time.monotonic() - begun < 10
+            assert took_s < 10
 
         self.play(tmp_path / "home", scene)
 
@@ -228,7 +322,7 @@ class ExecutorSuite:
             try:
                 await handle
             except RunCancelled:
-                pass
+                await self.ends(tmp_path)
             else:
                 raise AssertionError("the run was cancelled")
             finally:
@@ -239,26 +333,30 @@ class ExecutorSuite:
         self.play(tmp_path / "home", scene)
 
     def test_a_worker_that_dies_is_an_error_of_its_attempt(self, tmp_path: Path) -> None:
-        """It is tried again, three times at the most, and the engine goes on."""
+        """It is tried again by the engine alone, three times at the most, which goes on."""
         if not self.is_isolated:
             return
         die_once = retry(max_attempts=2, delay=0)(zoo.die_once).with_options(runtime=self.runtime)
         die = retry(max_attempts=9, delay=0)(zoo.die).with_options(runtime=self.runtime)
+        be_killed = zoo.be_killed.with_options(runtime=self.runtime)
 
         @pipeline(failure_mode="continue")
         async def flow() -> Any:
-            lost = die.submit(5)
+            lost = [die.submit(5, str(tmp_path)), be_killed.submit(str(tmp_path))]
             twice = await die_once(str(tmp_path))
-            await asyncio.wait([lost])
-            return twice, lost.exception()
+            await asyncio.wait(lost)
+            return twice, *[each.exception() for each in lost]
 
         async def scene(engine: Engine) -> None:
             result = await engine.run(flow)
-            twice, error = result.value
-            assert twice == 2
-            assert isinstance(error, StepCrashed)
-            assert (error.exit_code, error.signal) == (5, None)
+            twice, left, killed = result.value
+            for error, how in ((left, (5, None)), (killed, (None, 9))):
+                assert isinstance(error, StepCrashed), f"{error!r} is no StepCrashed"
+                assert (error.exit_code, error.signal) == how
             assert result.step_results["die"].attempts == 3
+            times = {name: (tmp_path / name).stat().st_size for name in ("dead", "died", "killed")}
+            assert times == {"dead": 2, "died": 3, "killed": 1}, "a body was performed again, not by the engine"
+            assert (twice, result.step_results["die_once"].attempts) == (2, 2)
 
         self.play(tmp_path / "home", scene, durability="memory")
 
@@ -279,6 +377,25 @@ class ExecutorSuite:
             assert not result.step_results
 
         self.play(tmp_path / "home", scene)
+
+    def test_nothing_is_left_when_it_is_closed(self, tmp_path: Path) -> None:
+        """No process, of those that this one can find by asking who has started whom."""
+        if not self.is_isolated:
+            return
+        echo, before = self.step("echo"), descendants()
+
+        @pipeline
+        async def flow() -> Any:
+            return await echo(1)
+
+        async def scene(engine: Engine) -> None:
+            assert (await engine.run(flow)).value == 1
+
+        self.play(tmp_path / "home", scene)
+        until = time.monotonic() + SOON_S
+        while (left := descendants() - before) and time.monotonic() < until:
+            time.sleep(zoo.POLL_S)
+        assert not left, f"executor {self.runtime!r} is closed, and of what it has started these are left: {left}"
 
     # -- large values ---------------------------------------------------------------------
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import fcntl
 import importlib
 import logging
 import os
+import signal
+import sys
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +55,25 @@ def note(folder: str, name: str) -> int:
         os.close(fd)
 
 
+@contextmanager
+def alive(folder: str) -> Generator[None]:
+    """Hold a lock that is given back when this process ends, however it does; then say that the body has begun."""
+    fd = os.open(Path(folder) / "alive", os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        note(folder, "hanging")
+        yield
+    finally:
+        os.close(fd)
+
+
+def tell(word: str) -> None:
+    """Say a word on each stream."""
+    print(f"printed {word}")  # noqa: T201  # what becomes of it is the test
+    print(f"complained {word}", file=sys.stderr)  # noqa: T201
+    logging.getLogger("zoo").warning("logged %s", word)
+
+
 @step
 def echo(value: Any, *rest: Any, **more: Any) -> Any:
     return [value, rest, more] if rest or more else value
@@ -82,7 +106,7 @@ async def fail_async(code: int) -> None:
 
 @step(cache=False)
 def talk(word: str) -> str:
-    logging.getLogger("zoo").warning("logged %s", word)
+    tell(word)
     here = _current()
     here.log_metadata(word=word, attempt=here.attempt)
     here.progress(1, 2)
@@ -92,7 +116,7 @@ def talk(word: str) -> str:
 
 @step(cache=False)
 async def talk_async(word: str) -> str:
-    logging.getLogger("zoo").warning("logged %s", word)
+    tell(word)
     here = _current()
     here.log_metadata(word=word, attempt=here.attempt)
     here.progress(1, 2)
@@ -130,16 +154,18 @@ async def third_time_async(folder: str) -> int:
 
 @step(cache=False)
 def hang(folder: str) -> None:
-    note(folder, "hanging")
-    while not (Path(folder) / "stop").exists():
-        time.sleep(POLL_S)
+    tell("early")
+    with alive(folder):
+        while not (Path(folder) / "stop").exists():
+            time.sleep(POLL_S)
 
 
 @step(cache=False)
 async def hang_async(folder: str) -> None:
-    note(folder, "hanging")
-    while not (Path(folder) / "stop").exists():  # noqa: ASYNC110  # another process says when
-        await asyncio.sleep(POLL_S)
+    tell("early")
+    with alive(folder):
+        while not (Path(folder) / "stop").exists():  # noqa: ASYNC110  # another process says when
+            await asyncio.sleep(POLL_S)
 
 
 @step
@@ -181,8 +207,15 @@ def die_once(folder: str) -> int:
 
 
 @step
-def die(code: int) -> None:
+def die(code: int, folder: str) -> None:
+    note(folder, "died")
     os._exit(code)
+
+
+@step
+def be_killed(folder: str) -> None:
+    note(folder, "killed")
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 STEPS = {

@@ -16,6 +16,7 @@ from treadle.errors import ExecutorNotFound, OptionError, StepNotImportable
 
 GROUP = "treadle.executors"
 OWN = ("inline", "isolated")
+PARTS = ("trusted", "slots", "open", "perform", "close")
 
 
 class Placed:
@@ -52,13 +53,7 @@ class Executors:
         for name, executor in cast("Mapping[str, Any]", given or {}).items():
             if not name or str(name) != name or name in OWN:
                 raise OptionError(f"executors= has the name {name!r}", fix="give another name", option="executors")
-            if isinstance(executor, type) or not isinstance(executor, Executor):
-                raise OptionError(
-                    f"executors= has {executor!r} for {name!r}, which is no executor",
-                    fix="give an instance, such as ProcessExecutor(workers=4); see treadle.contracts.Executor",
-                    option="executors",
-                )
-            self._given[name] = executor
+            self._given[name] = _checked(name, executor)
         if not isolated or str(isolated) != isolated or isolated in OWN:
             raise OptionError(
                 f"isolated={isolated!r} is not allowed",
@@ -89,7 +84,7 @@ class Executors:
             error = self.missing(step, runtime)
             if error is not None:
                 raise error
-            executor = self._given[name] if name in self._given else _installed()[name].load()()
+            executor = self._given[name] if name in self._given else _checked(name, _installed()[name].load()())
             placed = self._placed[name] = Placed(name, executor)
         return placed
 
@@ -121,6 +116,28 @@ class Executors:
         for error in errors:
             if isinstance(error, BaseException):
                 raise error
+
+
+def _checked(name: str, executor: Any) -> Executor:
+    if isinstance(executor, type):
+        why = "it is a class"
+    elif lacking := [part for part in PARTS if not hasattr(executor, part)]:
+        why = f"it has no {', '.join(lacking)}"
+    elif (slots := executor.slots) is None or (type(slots) is int and slots > 0):
+        return cast("Executor", executor)
+    else:
+        raise OptionError(
+            f"executors= has {executor!r} for {name!r}, with slots = {slots!r}",
+            why="no attempt would ever begin" if slots == 0 else "that is no number of attempts",
+            fix="let it have a whole number from 1, or None for no bound",
+            option="executors",
+        )
+    raise OptionError(
+        f"executors= has {executor!r} for {name!r}, which is no executor",
+        why=why,
+        fix="give an instance, such as ProcessExecutor(workers=4); see treadle.contracts.Executor",
+        option="executors",
+    )
 
 
 async def _close(placed: Placed) -> None:
@@ -201,11 +218,11 @@ def trouble_of(step: str, fn: Any) -> StepNotImportable | None:
 def _program(step: str) -> str:
     main = sys.modules["__main__"]
     spec = getattr(main, "__spec__", None)
-    if spec is not None and spec.name:
+    if spec is not None and spec.name and spec.name != "__main__":  # which is what a folder or a zip file is started as
         name: str = spec.name
         return f"-m {name}"
     file = getattr(main, "__file__", None)
-    if not isinstance(file, str) or not os.path.isfile(file):
+    if not isinstance(file, str) or not (os.path.isfile(file) or os.path.isfile(os.path.dirname(file))):
         raise _not_importable(
             step, "it was defined in an interactive session or a notebook, which another process cannot import",
             "write it into a module (in a notebook: `%%writefile steps.py` above it) and import it from there,"

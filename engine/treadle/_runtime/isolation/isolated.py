@@ -27,7 +27,7 @@ from treadle._runtime.maps.unmapped import Unmapped
 from treadle._runtime.resources.usage import Meter
 from treadle._runtime.views.artifact import Artifact
 from treadle.contracts import INLINE_BYTES, Attempt, Needs, Output, Payload, Performed, Raised
-from treadle.errors import EncodeError, TreadleError, WorkerProtocolError, move
+from treadle.errors import EncodeError, ExecutorUnavailable, TreadleError, WorkerProtocolError, move
 from treadle.events import Input
 from treadle.storage import codecs, views
 from treadle.storage.blob_checks import is_location, location_of
@@ -278,11 +278,16 @@ async def _attempt(call: Call, values: Sent) -> Performed:
         values.under_way = UnderWay(bridge)
     request, sink = _request(call, values), CallSink(call)
     try:
+        performing = executor.perform(request, sink)
+        if not hasattr(performing, "__await__"):
+            raise _no_outcome(executor, performing)
         if plan.timeout is None:
-            outcome = await executor.perform(request, sink)
+            outcome = await performing
         else:
             begun = sink.awaited() if placed.queues else None
-            outcome = await _in_time(call, plan.timeout, executor.perform(request, sink), begun)
+            outcome = await _in_time(call, plan.timeout, performing, begun)
+        if not isinstance(outcome, Performed | Raised):
+            raise _no_outcome(executor, outcome)
     except TreadleError as error:
         _located(call, error)
         raise
@@ -290,6 +295,15 @@ async def _attempt(call: Call, values: Sent) -> Performed:
     if isinstance(outcome, Raised):
         raise remote_errors.rebuilt(outcome)
     return outcome
+
+
+def _no_outcome(executor: object, gave: object) -> ExecutorUnavailable:
+    what = "None" if gave is None else type(gave).__name__
+    return ExecutorUnavailable(
+        f"{type(executor).__name__}.perform gave {what}, which is no outcome of an attempt",
+        why="the engine awaits Performed or Raised",
+        fix="make it `async def`, and return what treadle.worker.Worker().perform(attempt, sink) has returned",
+    )
 
 
 def _located(call: Call, error: TreadleError) -> TreadleError:
