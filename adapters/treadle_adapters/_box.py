@@ -157,7 +157,7 @@ class Box:
         """Have the worker perform an attempt; see ``treadle.contracts.Executor``."""
         assert self.worker is not None
         if _is_large(attempt):
-            await self._in_thread(self.exchange.lend, attempt)
+            await self._at_files(self.exchange.lend, attempt)
         # The container has the limit of memory; the worker, which would set one for itself, needs none.
         needs = msgspec.structs.replace(attempt.needs, memory=0) if attempt.needs.memory else Needs()
         sent = msgspec.structs.replace(
@@ -165,10 +165,10 @@ class Box:
         )
         outcome = await self.worker.begin(sent, sink, around)
         if isinstance(outcome, Performed) and any(output.payload.data is None for output in outcome.outputs):
-            await self._in_thread(self.exchange.adopt, attempt, outcome.outputs)
+            await self._at_files(self.exchange.adopt, attempt, outcome.outputs)
         return outcome
 
-    async def _in_thread(self, fn: Callable[..., None], *args: Any) -> None:
+    async def _at_files(self, fn: Callable[..., None], *args: Any) -> None:
         """Work on the files of the container; a cancellation goes through at once, and leaves the thread at it."""
         work = self._work = self._loop.create_task(_in_thread(fn, *args), context=Context())
         work.add_done_callback(self._has_worked)

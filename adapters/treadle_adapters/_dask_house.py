@@ -62,8 +62,7 @@ async def begin(key: str, order: bytes, blobs: Mapping[str, bytes] | None, dask_
         blobs: large inputs by location, if this worker is known not to reach the engine's store.
         dask_worker: given by dask.
     """
-    house: House | None = dask_worker.plugins.get(NAME)
-    lease = house.leases.get(key) if house is not None else None
+    lease = _lease_of(dask_worker, key)
     if lease is None or lease.task is not None or lease.is_over.is_set():
         return GONE
     try:
@@ -79,8 +78,9 @@ async def begin(key: str, order: bytes, blobs: Mapping[str, bytes] | None, dask_
 
 async def take(key: str, asked: list[tuple[str, int, bytes]], dask_worker: Any) -> list[bytes]:
     """The large outputs of an attempt whose worker does not reach the engine's store; its place is free afterwards."""
-    house: House = dask_worker.plugins[NAME]
-    lease = house.leases[key]
+    lease = _lease_of(dask_worker, key)
+    if lease is None:
+        raise RuntimeError("the worker is being closed, and keeps nothing any more")
     try:
         store = store_of(lease.carried)
         return [await asyncio.to_thread(store.get, *each) for each in asked]
@@ -94,6 +94,11 @@ async def leave(engine: str, dask_worker: Any) -> None:
     tenant = house.tenants.get(engine) if house is not None else None
     if tenant is not None:
         await tenant.close()
+
+
+def _lease_of(worker: Any, key: str) -> Lease | None:
+    house: House | None = worker.plugins.get(NAME)
+    return house.leases.get(key) if house is not None else None
 
 
 async def _house_of(worker: Any) -> House:

@@ -302,6 +302,7 @@ def test_a_worker_that_goes_while_its_output_is_fetched_holds_no_place_on_anothe
                 slept, error = (await engine.run(flow)).value
                 assert slept == 0.0
                 assert error is None or type(error) is StepCrashed
+                assert "KeyError" not in str(error)
 
     asyncio.run(main())
 
